@@ -1,0 +1,1 @@
+"""The top floor: the server's assembly and the command `kargah`."""

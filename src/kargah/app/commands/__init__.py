@@ -1,0 +1,1 @@
+"""The verbs of the command `kargah`, one file each, and the console they share."""

@@ -1,0 +1,72 @@
+"""The platform: every room of one installation, built once, in order, from the settings. Nothing is built at import."""
+
+from pathlib import Path
+from typing import Any
+
+from kargah.assets.builtin_models import load_builtin_models
+from kargah.assets.catalog import Entry, load_catalog
+from kargah.assets.registry import Registry
+from kargah.assets.transfers import Transfers
+from kargah.datasets.builtin import load_builtin
+from kargah.datasets.importing import import_files
+from kargah.datasets.sources import sources_in
+from kargah.datasets.uploads import Importer
+from kargah.ground.db import Database
+from kargah.ground.events import EventLog
+from kargah.ground.home import Home
+from kargah.ground.migrate import migrate
+from kargah.ground.settings import Settings
+from kargah.hub.downloads import Downloads
+from kargah.hub.job import TransferSettings
+from kargah.runs.executor import LocalExecutor
+from kargah.runs.ingest import forget_checkpoint
+from kargah.runs.service import Runs
+from kargah.runs.supervisor import Supervisor
+
+
+class Platform:
+    """The rooms of one installation. `open` before use, `close` after; both may block."""
+
+    def __init__(self, settings: Settings, transfer_settings: TransferSettings | None = None) -> None:
+        self.settings = settings
+        self.catalog = load_catalog(settings.catalog)
+        self.home = Home(settings.home)
+        self.home.prepare()
+        self.home.claim()
+        self.database = Database(settings.effective_database_url)
+        self.revision = migrate(self.database, self.home.backups)
+        self.events = EventLog(self.database)
+        self.registry = Registry(self.database, self.events, self.home, self.catalog)
+        self.transfers = Transfers(self.database, self.events, self.registry)
+        self.downloads = Downloads(
+            self.database, self.registry, self.transfers, self.catalog, self.home, settings, transfer_settings
+        )
+        self.importer = Importer(self.registry, self.transfers)
+        executor = LocalExecutor()
+        slots = settings.local_runs or executor.slots()
+        self.supervisor = Supervisor(self.database, self.events, self.registry, self.home, executor, slots)
+        self.runs = Runs(self.database, self.events, self.registry, self.supervisor)
+        self.registry.on_remove("checkpoint", forget_checkpoint)
+        self.downloads.on_dataset(self._dataset_arrived)
+
+    def open(self) -> None:
+        """Bring in what is built in, take up what was under way, begin to supervise."""
+        load_builtin(self.registry)
+        load_builtin_models(self.registry)
+        self.importer.start()
+        self.downloads.resume_all()
+        self.supervisor.start()
+
+    def close(self) -> None:
+        """End the threads. Training programs go on; downloads and imports go on with the next server."""
+        self.downloads.stop()
+        self.importer.stop()
+        self.supervisor.stop()
+        self.database.close()
+        self.home.release()
+
+    def _dataset_arrived(self, entry: Entry, folder: Path, commit: str, report: Any) -> dict[str, Any]:
+        imported = import_files(self.home, entry.id, sources_in(folder, entry.files or None), entry.columns or None, None, report)
+        facts = {**imported.facts, "commit": commit}
+        return {"size_bytes": imported.size_bytes, "path": imported.path, "revision": commit, "facts": facts}
+

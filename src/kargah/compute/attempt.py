@@ -1,0 +1,295 @@
+"""One attempt at a run, from its spec to its ending. This is where data, model, teacher, trainer and hooks meet.
+
+It knows a run directory and a sink, but no process, no signal and no lock: those are `train.py`'s, and tests call this.
+"""
+
+import os
+import platform
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from transformers import PreTrainedModel, PreTrainedTokenizerBase, set_seed
+
+from kargah.compute.arguments import Plan, check_spec, optimizer_of, plan_steps, training_arguments
+from kargah.compute.checkpoints import Checkpoint, newest_sound, read_checkpoint, remove_leftovers
+from kargah.compute.data import Rows, TrainingData, read_training_data
+from kargah.compute.distil import cross_entropy_sum, distillation_objective, teacher_logits
+from kargah.compute.encode import EncodedRows, encode_rows
+from kargah.compute.failures import Code, Interrupted, TrainingFailed
+from kargah.compute.forward import logits_of
+from kargah.compute.hardware import Hardware, prepare_hardware, versions
+from kargah.compute.hooks import Hook, StepEnd
+from kargah.compute.hooks.cadence import Cadence
+from kargah.compute.hooks.checkpoints import Checkpoints
+from kargah.compute.hooks.control import OUTCOME_OF, Control
+from kargah.compute.hooks.early_stopping import EarlyStopping
+from kargah.compute.hooks.evaluations import Evaluations
+from kargah.compute.hooks.window import LogWindow, Stopwatch
+from kargah.compute.model import (
+    be_silent,
+    load_classifier,
+    load_tokenizer,
+    load_trained,
+    max_positions,
+    num_embeddings,
+    num_parameters,
+    takes_token_types,
+)
+from kargah.compute.scores import Evaluation, evaluate_logits
+from kargah.compute.sink import Log, Sink
+from kargah.compute.trainer import HookedTrainer, Objective
+from kargah.compute.wishes import Wishes
+from kargah.spec.control import Outcome
+from kargah.spec.layout import RunDir, read_json
+from kargah.spec.manifest import FolderDamaged
+from kargah.spec.run_spec import RunSpec
+
+UNKNOWN_SHARE_TO_WARN = 0.05
+
+
+@dataclass(frozen=True, slots=True)
+class Ending:
+    """How an attempt ended by itself, after `step` optimiser steps of the run.
+
+    `model` is the one to use: the best where early stopping looks for it, else the last. `best_checkpoint` names the
+    best evaluated checkpoint on disk.
+    """
+
+    outcome: Outcome
+    step: int
+    best_checkpoint: str | None
+    model: PreTrainedModel
+
+
+class Progress(Hook):
+    """How far the attempt is; an ending that is an error reads it too."""
+
+    def __init__(self) -> None:
+        self.step = 0
+
+    def on_step_end(self, end: StepEnd) -> None:
+        self.step = end.step
+
+
+def run_attempt(run_dir: RunDir, number: int, sink: Sink, wishes: Wishes, progress: Progress) -> Ending:
+    """Train attempt `number` of the run to its end, telling `sink` everything except that it finished.
+
+    Goes on from the newest sound checkpoint of the run, else from the spec's `resumeFrom`, else from the base model.
+    Raises `TrainingFailed` and `Interrupted`, and whatever the libraries raise.
+    """
+    be_silent()
+    log = Log(sink)
+    spec = read_spec(run_dir)
+    check_spec(spec)
+    hardware = prepare_hardware(spec.config.mixed_precision)
+    resume = _find_resume_point(run_dir, spec, log)
+    progress.step = resume.checkpoint.step if resume else 0
+
+    def check_wish() -> None:
+        outcome = OUTCOME_OF.get(wishes.present())
+        if outcome is not None:
+            raise Interrupted(outcome)
+
+    data = read_training_data(spec, log)
+    if spec.config.enable_early_stopping and not len(data.validation):
+        raise TrainingFailed(Code.SPEC_INVALID, "early stopping needs validation rows", field="enableEarlyStopping")
+    check_wish()
+    objective, judged = _objective(spec, run_dir, data, hardware, log, check_wish)
+    set_seed(spec.config.seed)
+    tokenizer, model = _load(spec, resume, data.labels, log)
+    train_rows, validation_rows = _encode(spec, tokenizer, model, data, log)
+    train_rows.teacher_logits = judged
+    check_wish()
+
+    plan = plan_steps(spec.config, len(train_rows))
+    _tell_start(sink, number, progress.step, plan, data, hardware, model)
+    stopwatch = Stopwatch()
+    checkpoints = Checkpoints(sink, log, spec, run_dir.checkpoints, data.labels)
+    # Order matters: a wish first (the last step outweighs it), checkpoints last, for they keep what was decided.
+    hooks: list[Hook] = [
+        progress,
+        Control(wishes, log),
+        Cadence(spec.config, plan.total_steps, can_evaluate=len(validation_rows) > 0),
+        LogWindow(sink, stopwatch, spec.config.log_every_steps),
+        Evaluations(sink, log),
+        *_early_stopping(spec, log),
+        checkpoints,
+    ]
+
+    def evaluate_now() -> Evaluation:
+        return evaluate_logits(logits_of(model, validation_rows, hardware.device), validation_rows.labels)
+
+    trainer = HookedTrainer(
+        model=model,
+        tokenizer=tokenizer,
+        arguments=training_arguments(spec.config, plan, hardware, run_dir.checkpoints),
+        optimizer=optimizer_of(spec.config),
+        rows=train_rows,
+        plan=plan,
+        objective=objective,
+        evaluate_now=evaluate_now,
+        hooks=hooks,
+        stopwatch=stopwatch,
+    )
+    outcome = trainer.run(resume.folder if resume else None, progress.step)
+    best = checkpoints.best
+    if outcome is Outcome.COMPLETED and spec.config.enable_early_stopping and best is not None:
+        model = _best_model(run_dir, best, progress.step, model, log)
+    return Ending(outcome, progress.step, best.name if best else None, model)
+
+
+def read_spec(run_dir: RunDir) -> RunSpec:
+    """The run's frozen spec. Raises `SpecError`, or `TrainingFailed` (`SPEC_INVALID`) when it is no JSON file."""
+    try:
+        value = read_json(run_dir.spec)
+    except ValueError as error:
+        raise TrainingFailed(Code.SPEC_INVALID, f"spec.json is not JSON: {error}", field="spec") from error
+    if value is None:
+        raise TrainingFailed(Code.SPEC_INVALID, "there is no spec.json", field="spec")
+    return RunSpec.from_json(value)
+
+
+@dataclass(frozen=True, slots=True)
+class _ResumePoint:
+    folder: Path
+    checkpoint: Checkpoint
+
+
+def _find_resume_point(run_dir: RunDir, spec: RunSpec, log: Log) -> _ResumePoint | None:
+    run_dir.checkpoints.mkdir(parents=True, exist_ok=True)
+    for name in remove_leftovers(run_dir.checkpoints):
+        log.info("leftover of a killed attempt removed", name=name)
+    newest, damages = newest_sound(run_dir.checkpoints)
+    for damage in damages:
+        log.warning(f"damaged checkpoint passed over: {damage}", problem=damage.problem, file=damage.file)
+    if newest is not None:
+        point = _ResumePoint(run_dir.checkpoints / newest.name, newest)
+    elif spec.resume_from is not None:
+        folder = Path(spec.resume_from)
+        try:
+            point = _ResumePoint(folder, read_checkpoint(folder))
+        except FolderDamaged as error:
+            raise TrainingFailed(Code.MODEL_DAMAGED, str(error), file=error.file) from error
+    else:
+        return None
+    log.info(f"resuming from {point.checkpoint.name}", step=point.checkpoint.step)
+    return point
+
+
+def _objective(
+    spec: RunSpec,
+    run_dir: RunDir,
+    data: TrainingData,
+    hardware: Hardware,
+    log: Log,
+    check_wish: Callable[[], None],
+) -> tuple[Objective, NDArray[np.float32] | None]:
+    if spec.teacher_model is None:
+        return cross_entropy_sum, None
+    judged = teacher_logits(
+        spec.teacher_model,
+        data.train,
+        data.labels,
+        spec.config.max_length,
+        hardware.device,
+        run_dir.root / "teacher",
+        log,
+        check_wish,
+    )
+    return distillation_objective(spec.config.distillation_alpha, spec.config.distillation_temperature), judged
+
+
+def _load(
+    spec: RunSpec, resume: _ResumePoint | None, labels: list[str], log: Log
+) -> tuple[PreTrainedTokenizerBase, PreTrainedModel]:
+    if resume is None:
+        folder = Path(spec.base_model.path)
+        tokenizer = load_tokenizer(folder)
+        return tokenizer, load_classifier(folder, labels, tokenizer, log)
+    model, known = load_trained(resume.folder)
+    if known != labels:
+        raise TrainingFailed(
+            Code.DATA_DAMAGED,
+            "the data's labels are not those of the checkpoint",
+            labels=labels,
+            checkpointLabels=known,
+        )
+    return load_tokenizer(resume.folder), model
+
+
+def _encode(
+    spec: RunSpec, tokenizer: PreTrainedTokenizerBase, model: PreTrainedModel, data: TrainingData, log: Log
+) -> tuple[EncodedRows, EncodedRows]:
+    max_length = spec.config.max_length
+    positions = max_positions(model)
+    if positions is not None and positions < max_length:
+        log.warning(f"maxLength {max_length} is more than the model's {positions} positions", maxLength=positions)
+        max_length = positions
+    # So that whoever loads a checkpoint cuts texts where training did.
+    tokenizer.model_max_length = max_length
+
+    def encode(rows: Rows, split: str) -> EncodedRows:
+        encoded, facts = encode_rows(
+            tokenizer,
+            rows,
+            data.labels,
+            max_length=max_length,
+            token_types=takes_token_types(model),
+            num_embeddings=num_embeddings(model),
+        )
+        if len(rows):
+            tell = log.warning if facts.unknown_share > UNKNOWN_SHARE_TO_WARN else log.info
+            tell(
+                f"{split} rows tokenised: {facts.unknown_share:.2%} unknown tokens, {facts.truncated_share:.2%} cut",
+                numRows=len(rows),
+                unknownShare=facts.unknown_share,
+                truncatedShare=facts.truncated_share,
+                meanLength=facts.mean_length,
+                maxLength=max_length,
+            )
+        return encoded
+
+    return encode(data.train, "train"), encode(data.validation, "validation")
+
+
+def _tell_start(
+    sink: Sink, number: int, step: int, plan: Plan, data: TrainingData, hardware: Hardware, model: PreTrainedModel
+) -> None:
+    sink.append(
+        "started",
+        durable=True,
+        attempt=number,
+        pid=os.getpid(),
+        host=platform.node(),
+        startStep=step,
+        totalSteps=plan.total_steps,
+        numTrainRows=len(data.train),
+        numValidationRows=len(data.validation),
+        labels=data.labels,
+        device=str(hardware.device),
+        numThreads=hardware.num_threads,
+        numParameters=num_parameters(model),
+        versions=versions(),
+    )
+
+
+def _early_stopping(spec: RunSpec, log: Log) -> list[Hook]:
+    config = spec.config
+    if not config.enable_early_stopping:
+        return []
+    return [EarlyStopping(log, config.early_stopping_patience, config.early_stopping_threshold)]
+
+
+def _best_model(run_dir: RunDir, best: Checkpoint, step: int, model: PreTrainedModel, log: Log) -> PreTrainedModel:
+    if best.step == step:
+        return model
+    try:
+        restored, _ = load_trained(run_dir.checkpoints / best.name)
+    except TrainingFailed as error:
+        log.warning(f"the best checkpoint cannot be restored: {error.detail}", name=best.name)
+        return model
+    log.info(f"best checkpoint {best.name} restored", **best.metrics)
+    return restored

@@ -1,0 +1,1 @@
+"""The hub: repositories fetched from one, or served as one."""

@@ -1,0 +1,1 @@
+"""What was measured while training: the table `training_metrics`, the log lines, and how both are read."""

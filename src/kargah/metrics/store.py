@@ -1,0 +1,151 @@
+"""Writing and reading `training_metrics` and the log. Writes happen in the caller's transaction, beside the journal's
+offset, so that every logged step is stored exactly once however often either side dies."""
+
+import json
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+from sqlalchemy import case, delete, func, select
+from sqlalchemy.dialects.postgresql import insert as postgresql_insert
+from sqlalchemy.dialects.sqlite import insert as sqlite_insert
+from sqlalchemy.orm import Session
+
+from kargah.ground.ids import rfc3339
+from kargah.metrics.models import RunLogRow, TrainingMetricRow
+from kargah.metrics.sampling import sample
+
+NEWEST_LOGS = 500
+TRAINING = ("loss", "throughput", "learning_rate")
+EVALUATION = ("val_loss", "accuracy")
+
+
+@dataclass(frozen=True, slots=True)
+class Point:
+    """Values measured at one step, either by training (`TRAINING`) or by an evaluation (`EVALUATION`)."""
+
+    step: int
+    epoch: float | None
+    values: dict[str, float | None]
+    non_finite: dict[str, str]
+    timestamp: datetime
+
+
+def write_points(session: Session, run_id: str, attempt: int, points: Iterable[Point]) -> None:
+    """Store points in order. A later attempt overwrites a step whole; within an attempt each kind fills its columns."""
+    insert = sqlite_insert if session.get_bind().dialect.name == "sqlite" else postgresql_insert
+    table = TrainingMetricRow.__table__
+    for point in points:
+        row = {
+            "run_id": run_id,
+            "step": point.step,
+            "epoch": point.epoch,
+            **point.values,
+            "attempt": attempt,
+            "non_finite": json.dumps(point.non_finite) if point.non_finite else None,
+            "timestamp": point.timestamp,
+        }
+        statement = insert(TrainingMetricRow).values(**row)
+        new = statement.excluded
+        same = table.c.attempt == new.attempt
+        changes: dict[str, Any] = {name: new[name] for name in ("epoch", "attempt", "timestamp", *point.values)}
+        for name in (*TRAINING, *EVALUATION):
+            if name not in point.values:
+                changes[name] = case((same, table.c[name]), else_=None)
+        if not point.non_finite:
+            changes["non_finite"] = case((same, table.c.non_finite), else_=None)
+        elif session.get_bind().dialect.name == "sqlite":
+            merged = func.json_patch(func.coalesce(table.c.non_finite, "{}"), new.non_finite)
+            changes["non_finite"] = case((same, merged), else_=new.non_finite)
+        else:
+            changes["non_finite"] = new.non_finite
+        session.execute(statement.on_conflict_do_update(index_elements=["run_id", "step"], set_=changes))
+
+
+def drop_after(session: Session, run_id: str, step: int) -> None:
+    """Forget steps behind `step`: an earlier attempt reached them, the run as it ended did not."""
+    session.execute(delete(TrainingMetricRow).where(TrainingMetricRow.run_id == run_id, TrainingMetricRow.step > step))
+
+
+def write_log(
+    session: Session, run_id: str, attempt: int, level: str, message: str, details: Any | None, timestamp: datetime
+) -> None:
+    """Store one log line."""
+    session.add(
+        RunLogRow(run_id=run_id, attempt=attempt, level=level, message=message, details=details, timestamp=timestamp)
+    )
+
+
+def history(
+    session: Session, run_id: str, max_points: int, first_step: int | None = None, last_step: int | None = None
+) -> list[dict[str, Any]]:
+    """Rows of the contract's `history` in step order, `max_points` at most, minima and maxima kept."""
+    query = _rows(run_id)
+    if first_step is not None:
+        query = query.where(TrainingMetricRow.step >= first_step)
+    if last_step is not None:
+        query = query.where(TrainingMetricRow.step <= last_step)
+    rows = session.execute(query).all()
+    kept = sample([(row.loss, row.val_loss, row.accuracy) for row in rows], max_points)
+    return [_history_row(rows[index]) for index in kept]
+
+
+def every_step(session: Session, run_id: str) -> Iterator[dict[str, Any]]:
+    """Every stored step in order, nothing sampled away."""
+    for row in session.execute(_rows(run_id).execution_options(yield_per=2000)):
+        yield _history_row(row)
+
+
+def newest_logs(session: Session, run_id: str, limit: int = NEWEST_LOGS) -> list[dict[str, Any]]:
+    """The newest log lines, oldest of them first."""
+    query = select(RunLogRow).where(RunLogRow.run_id == run_id).order_by(RunLogRow.id.desc()).limit(limit)
+    return [
+        log_line(row.timestamp, row.level, row.message, row.details) for row in reversed(session.scalars(query).all())
+    ]
+
+
+def log_line(timestamp: datetime, level: str, message: str, details: Any | None) -> dict[str, Any]:
+    """A log line as it crosses HTTP; `type` repeats `level`."""
+    return {"timestamp": rfc3339(timestamp), "level": level, "type": level, "message": message, "details": details}
+
+
+def forget(session: Session, run_id: str) -> None:
+    """Delete all that was measured of a run."""
+    session.execute(delete(TrainingMetricRow).where(TrainingMetricRow.run_id == run_id))
+    session.execute(delete(RunLogRow).where(RunLogRow.run_id == run_id))
+
+
+def _rows(run_id: str) -> Any:
+    m = TrainingMetricRow
+    columns = (
+        m.step,
+        m.epoch,
+        m.loss,
+        m.val_loss,
+        m.accuracy,
+        m.throughput,
+        m.learning_rate,
+        m.non_finite,
+        m.timestamp,
+    )
+    return select(*columns).where(m.run_id == run_id).order_by(m.step)
+
+
+_WIRE_NAMES = {"val_loss": "valLoss", "learning_rate": "learningRate"}
+
+
+def _history_row(row: Any) -> dict[str, Any]:
+    value = {
+        "step": row.step,
+        "epoch": row.epoch,
+        "loss": row.loss,
+        "valLoss": row.val_loss,
+        "accuracy": row.accuracy,
+        "throughput": row.throughput,
+        "learningRate": row.learning_rate,
+        "timestamp": rfc3339(row.timestamp),
+    }
+    if row.non_finite:
+        value["nonFinite"] = {_WIRE_NAMES.get(name, name): text for name, text in json.loads(row.non_finite).items()}
+    return value

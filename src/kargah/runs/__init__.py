@@ -1,0 +1,1 @@
+"""Runs: their states, queue and supervision, their checkpoints, and the analytics that show them."""

@@ -1,0 +1,222 @@
+"""Runs as they are read: the flat row, the list, status with curves and log, comparison and export."""
+
+import csv
+import io
+from collections.abc import Iterator
+from typing import Any
+
+import orjson
+import pyarrow as pa
+import pyarrow.parquet as pq
+from sqlalchemy import ColumnElement, String, and_, cast, func, or_, select
+from sqlalchemy.orm import Session
+
+from kargah.ground.ids import parse_rfc3339, rfc3339
+from kargah.ground.web.paging import decode_cursor, encode_cursor
+from kargah.metrics import store
+from kargah.runs.models import AttemptRow, RunRow
+from kargah.runs.states import ACTIVE, RunState
+from kargah.text.fold import fold
+from kargah.text.languages import Language
+from kargah.text.messages import translate
+
+MEASURES = {
+    "loss": "loss",
+    "valLoss": "valLoss",
+    "accuracy": "accuracy",
+    "throughput": "throughput",
+    "learningRate": "learningRate",
+}
+EXPORT_COLUMNS = ("step", "epoch", "loss", "valLoss", "accuracy", "throughput", "learningRate", "timestamp")
+
+
+def flat_row(run: RunRow, language: Language) -> dict[str, Any]:
+    """The row of a run in `GET /api/analysis/training/jobs`."""
+    row: dict[str, Any] = {
+        "id": run.id,
+        "runId": run.id,
+        "jobId": run.job_id,
+        "name": run.name,
+        "status": run.status,
+        "baseModel": run.base_model,
+        "datasets": run.datasets,
+        "teacherModel": run.teacher_model,
+        "task": run.task,
+        "epoch": run.epoch,
+        "step": run.step,
+        "totalSteps": run.total_steps,
+        "trainLoss": run.train_loss,
+        "valLoss": run.val_loss,
+        "accuracy": run.accuracy,
+        "throughput": run.throughput,
+        "bestCheckpoint": run.best_checkpoint,
+        "lastCheckpoint": run.last_checkpoint,
+        "createdAt": rfc3339(run.created_at),
+        "startedAt": rfc3339(run.started_at),
+        "finishedAt": rfc3339(run.finished_at),
+        "progress": _progress(run),
+    }
+    if run.non_finite:
+        row["nonFinite"] = run.non_finite
+    if run.error:
+        row["error"] = run.error
+        row["message"] = translate(f"error.{run.error}", language, **_Params(run.error_params or {}, run))
+    return row
+
+
+def list_runs(
+    session: Session,
+    language: Language,
+    *,
+    limit: int,
+    cursor: str | None,
+    status: str | None = None,
+    model: str | None = None,
+    dataset: str | None = None,
+    q: str | None = None,
+) -> tuple[list[dict[str, Any]], dict[str, Any]]:
+    """Rows newest first and the page they are. `model` matches base or teacher; `q` folds Persian spellings."""
+    matches: list[ColumnElement[bool]] = []
+    if status is not None:
+        matches.append(RunRow.status.in_(status.split(",")))
+    if model is not None:
+        matches.append(or_(RunRow.base_model == model, RunRow.teacher_model == model))
+    if dataset is not None:
+        matches.append(cast(RunRow.datasets, String).contains(orjson.dumps(dataset).decode(), autoescape=True))
+    if q:
+        names = session.execute(select(RunRow.id, RunRow.name, RunRow.base_model).where(*matches)).all()
+        found = [row.id for row in names if fold(q) in fold(f"{row.name} {row.base_model} {row.id}")]
+        matches.append(RunRow.id.in_(found))
+    total = session.scalar(select(func.count()).select_from(RunRow).where(*matches)) or 0
+    if cursor:
+        created, last_id = decode_cursor(cursor, 2)
+        moment = parse_rfc3339(created)
+        matches.append(or_(RunRow.created_at < moment, and_(RunRow.created_at == moment, RunRow.id < last_id)))
+    query = select(RunRow).where(*matches).order_by(RunRow.created_at.desc(), RunRow.id.desc()).limit(limit + 1)
+    rows = session.scalars(query).all()
+    more = len(rows) > limit
+    shown = rows[:limit]
+    following = encode_cursor(shown[-1].created_at.isoformat(), shown[-1].id) if more else None
+    return [flat_row(run, language) for run in shown], {"next": following, "total": total}
+
+
+def status_of(
+    session: Session,
+    run: RunRow,
+    language: Language,
+    max_points: int,
+    first: int | None = None,
+    last: int | None = None,
+) -> dict[str, Any]:
+    """`data` of `GET /api/analysis/training/status/{id}`."""
+    return {
+        **flat_row(run, language),
+        "metrics": {
+            "epoch": run.epoch,
+            "step": run.step,
+            "trainLoss": run.train_loss,
+            "valLoss": run.val_loss,
+            "accuracy": run.accuracy,
+            "throughput": run.throughput,
+            "learningRate": run.learning_rate,
+            **(run.measured or {}),
+        },
+        "history": store.history(session, run.id, max_points, first, last),
+        "logs": store.newest_logs(session, run.id),
+        "config": run.spec["config"],
+    }
+
+
+def training_status(session: Session, run: RunRow, language: Language, max_points: int) -> dict[str, Any]:
+    """`data` of `GET /api/training/status/{id}`: the same with the attempt and the place in the queue."""
+    attempt = session.get(AttemptRow, (run.id, run.attempt)) if run.attempt else None
+    shown = None
+    if attempt is not None:
+        living = attempt.ended_at is None
+        shown = {
+            "number": attempt.number,
+            "pid": attempt.pid if living else None,
+            "host": attempt.host,
+            "startedAt": rfc3339(attempt.started_at),
+        }
+    queue = None
+    if run.status == RunState.QUEUED:
+        before = and_(RunRow.status == RunState.QUEUED, RunRow.queued_at < run.queued_at)
+        position = session.scalar(select(func.count()).select_from(RunRow).where(before)) or 0
+        busy = session.scalar(select(func.count()).select_from(RunRow).where(RunRow.status.in_(list(ACTIVE)))) or 0
+        queue = {"position": position + 1, "waitsFor": "slot" if busy else "supervisor"}
+    return {**status_of(session, run, language, max_points), "attempt": shown, "queue": queue}
+
+
+def compare(session: Session, runs: list[RunRow], metric: str, max_points: int) -> dict[str, Any]:
+    """Curves of several runs on one axis: every step that any of them shows, null where a run has no value."""
+    curves = []
+    for run in runs:
+        history = store.history(session, run.id, max_points)
+        curves.append((run, {row["step"]: row[metric] for row in history if row[metric] is not None}))
+    steps = sorted({step for _, values in curves for step in values})
+    return {
+        "metric": metric,
+        "steps": steps,
+        "runs": [
+            {"runId": run.id, "name": run.name, "values": [values.get(step) for step in steps]}
+            for run, values in curves
+        ],
+    }
+
+
+def export_csv(rows: Iterator[dict[str, Any]]) -> Iterator[bytes]:
+    """Every step as CSV (RFC 4180), with a header."""
+    buffer = io.StringIO()
+    writer = csv.writer(buffer)
+    writer.writerow([*EXPORT_COLUMNS, "nonFinite"])
+    for row in rows:
+        odd = orjson.dumps(row["nonFinite"]).decode() if row.get("nonFinite") else ""
+        writer.writerow(["" if row[name] is None else row[name] for name in EXPORT_COLUMNS] + [odd])
+        if buffer.tell() > 65_536:
+            yield _taken(buffer)
+    yield _taken(buffer)
+
+
+def export_json(rows: Iterator[dict[str, Any]]) -> Iterator[bytes]:
+    """Every step as one JSON array."""
+    yield b"["
+    for number, row in enumerate(rows):
+        yield (b",\n" if number else b"\n") + orjson.dumps(row)
+    yield b"\n]\n"
+
+
+def export_parquet(rows: Iterator[dict[str, Any]]) -> bytes:
+    """Every step as a Parquet file."""
+    listed = list(rows)
+    number, text = pa.float64(), pa.string()
+    types = dict.fromkeys(EXPORT_COLUMNS, number) | {"step": pa.int64(), "timestamp": text}
+    columns = {name: pa.array([row[name] for row in listed], type=types[name]) for name in EXPORT_COLUMNS}
+    odd = [orjson.dumps(row["nonFinite"]).decode() if row.get("nonFinite") else None for row in listed]
+    sink = pa.BufferOutputStream()
+    pq.write_table(pa.table({**columns, "nonFinite": pa.array(odd, type=text)}), sink, compression="zstd")
+    return bytes(sink.getvalue().to_pybytes())
+
+
+class _Params(dict[str, Any]):
+    """What an error's sentence may name; what a program did not say is shown as a dash, not as a crash."""
+
+    def __init__(self, given: dict[str, Any], run: RunRow) -> None:
+        super().__init__({"id": run.base_model, "step": run.step, "file": "-", "column": "-", "label": "-"} | given)
+        for name in ("available", "field", "reason", "num_rows", "dataset"):
+            self.setdefault(name, "-")
+
+
+def _progress(run: RunRow) -> int:
+    if run.status == RunState.COMPLETED:
+        return 100
+    if not run.total_steps:
+        return 0
+    return min(99, run.step * 100 // run.total_steps)
+
+
+def _taken(buffer: io.StringIO) -> bytes:
+    data = buffer.getvalue().encode("utf-8")
+    buffer.seek(0)
+    buffer.truncate()
+    return data

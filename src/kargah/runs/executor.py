@@ -1,0 +1,97 @@
+"""The local executor: an attempt is a child process in a session of its own, which outlives the server.
+
+The handle of an attempt is its process id, for the lock in the run directory says who is alive.
+"""
+
+import os
+import socket
+import subprocess
+import sys
+import threading
+from importlib.util import find_spec
+from pathlib import Path
+
+import psutil
+
+from kargah.spec.layout import RunDir
+from kargah.spec.lock import holder_pid
+
+PROGRAM = "kargah.compute.train"
+NEEDED = ("torch", "transformers", "accelerate", "safetensors")
+
+
+class LocalExecutor:
+    """Starts training programs on this machine and tells whether they live."""
+
+    host = socket.gethostname()
+
+    def __init__(self) -> None:
+        self._children: dict[int, subprocess.Popen[bytes]] = {}
+        self._guard = threading.Lock()
+
+    def submit(self, run: RunDir, attempt: int) -> int:
+        """Start attempt `attempt` of a run. Returns the process id. Raises `OSError`."""
+        folder = run.attempt(attempt)
+        folder.root.mkdir(parents=True, exist_ok=True)
+        command = [sys.executable, "-m", PROGRAM, str(run.root), "--attempt", str(attempt)]
+        with open(folder.output, "ab") as output:
+            child = subprocess.Popen(
+                command,
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=output,
+                env=child_environment(),
+                cwd=run.root,
+                start_new_session=True,
+                close_fds=True,
+            )
+        with self._guard:
+            self._children[child.pid] = child
+        return child.pid
+
+    def alive(self, run: RunDir, pid: int | None) -> bool:
+        """Whether an attempt lives: its lock is held, or (just started, no lock yet) its process is ours and runs."""
+        if holder_pid(run.lock) is not None:
+            return True
+        with self._guard:
+            child = self._children.get(pid) if pid is not None else None
+        return child is not None and child.poll() is None
+
+    def reap(self, pid: int | None) -> int | None:
+        """The exit code of a child of this server that ended, or None."""
+        with self._guard:
+            child = self._children.get(pid) if pid is not None else None
+            if child is None or child.poll() is None:
+                return None
+            del self._children[child.pid]
+        return child.returncode
+
+    @staticmethod
+    def slots() -> int:
+        """Runs that this machine takes at once when nothing is set: one a GPU, one without."""
+        return max(1, len(list(Path("/dev").glob("nvidia[0-9]*"))))
+
+
+def compute_installed() -> bool:
+    """Whether the training part is installed; found out without importing it."""
+    return all(find_spec(name) is not None for name in NEEDED)
+
+
+def child_environment() -> dict[str, str]:
+    """The environment of a compute child: no hub, no telemetry, no server secrets, threads for every physical core."""
+    kept = {
+        name: value
+        for name, value in os.environ.items()
+        if name not in ("KARGAH_TOKEN", "KARGAH_HUB_TOKEN", "HF_TOKEN")
+    }
+    threads = str(psutil.cpu_count(logical=False) or os.cpu_count() or 1)
+    kept.setdefault("OMP_NUM_THREADS", threads)
+    kept.update(
+        HF_HUB_OFFLINE="1",
+        TRANSFORMERS_OFFLINE="1",
+        HF_HUB_DISABLE_TELEMETRY="1",
+        TOKENIZERS_PARALLELISM="false",
+        PYTHONUNBUFFERED="1",
+        PYTHONUTF8="1",
+    )
+    return kept

@@ -1,0 +1,175 @@
+"""From the journal into the database: rows, latest values, checkpoints, events and the offset, in one transaction.
+
+That transaction is what makes every logged step stored exactly once: either all that a part of the journal says is in
+the database together with the offset behind it, or none of it is.
+"""
+
+from pathlib import Path
+from typing import Any
+
+from sqlalchemy import update
+from sqlalchemy.orm import Session
+
+from kargah.assets.models import AssetRow
+from kargah.assets.registry import Registry
+from kargah.ground.events import EventLog
+from kargah.ground.ids import new_id, parse_rfc3339
+from kargah.metrics import store
+from kargah.metrics.store import Point
+from kargah.runs.models import AttemptRow, RunRow
+from kargah.runs.states import AttemptState, RunState, transition
+from kargah.spec.journal import JournalPart, Record
+
+
+class Ingest:
+    """Takes parts of journals in."""
+
+    def __init__(self, events: EventLog, registry: Registry) -> None:
+        self._events = events
+        self._registry = registry
+
+    def take(self, session: Session, run: RunRow, attempt: AttemptRow, part: JournalPart) -> None:
+        """Store what `part` says and the offset behind it, within the caller's write transaction."""
+        for record in part.records:
+            self._take_one(session, run, attempt, record)
+        attempt.journal_offset = part.offset
+        session.flush()
+
+    def _take_one(self, session: Session, run: RunRow, attempt: AttemptRow, record: Record) -> None:
+        kind = record["type"]
+        if kind == "started":
+            self._started(session, run, attempt, record)
+        elif kind == "metric":
+            self._metric(session, run, attempt, record)
+        elif kind == "evaluation":
+            self._evaluation(session, run, attempt, record)
+        elif kind == "log":
+            self._log(session, run, attempt, record)
+        elif kind == "checkpoint":
+            self._checkpoint(session, run, attempt, record)
+        elif kind == "checkpointRemoved":
+            self._checkpoint_removed(session, run, record)
+
+    def _started(self, session: Session, run: RunRow, attempt: AttemptRow, record: Record) -> None:
+        attempt.state = AttemptState.RUNNING
+        attempt.pid = record["pid"]
+        attempt.start_step = record["startStep"]
+        run.total_steps = record["totalSteps"]
+        run.started_at = run.started_at or parse_rfc3339(record["at"])
+        session.flush()
+        if run.status == RunState.PREPARING:
+            transition(session, self._events, run, RunState.RUNNING)
+
+    def _metric(self, session: Session, run: RunRow, attempt: AttemptRow, record: Record) -> None:
+        values = {"loss": record["loss"], "throughput": record["throughput"], "learning_rate": record["learningRate"]}
+        point = _point(record, values)
+        store.write_points(session, run.id, attempt.number, [point])
+        run.step, run.epoch = point.step, point.epoch
+        run.train_loss, run.throughput, run.learning_rate = (
+            values["loss"],
+            values["throughput"],
+            values["learning_rate"],
+        )
+        run.non_finite = {**(run.non_finite or {}), **_latest_odd(record, "loss")} or None
+        self._tell(session, run, "metric", record)
+
+    def _evaluation(self, session: Session, run: RunRow, attempt: AttemptRow, record: Record) -> None:
+        values = {"val_loss": record["valLoss"], "accuracy": record["accuracy"]}
+        point = _point(record, values)
+        store.write_points(session, run.id, attempt.number, [point])
+        run.step, run.epoch = max(run.step, point.step), point.epoch
+        run.val_loss, run.accuracy = values["val_loss"], values["accuracy"]
+        run.measured = record.get("metrics") or None
+        self._tell(session, run, "evaluation", record)
+
+    def _log(self, session: Session, run: RunRow, attempt: AttemptRow, record: Record) -> None:
+        at = parse_rfc3339(record["at"])
+        level, message, details = record["level"], record["message"], record.get("details")
+        store.write_log(session, run.id, attempt.number, level, message, details, at)
+        self._events.append(
+            session, f"runs:{run.id}", "log", {"runId": run.id, **store.log_line(at, level, message, details)}
+        )
+
+    def _checkpoint(self, session: Session, run: RunRow, attempt: AttemptRow, record: Record) -> None:
+        path = f"runs/{run.id}/checkpoints/{record['name']}"
+        row = _checkpoint_at(session, run.id, path)
+        checkpoint_id = row.id if row is not None else new_id()
+        facts: dict[str, Any] = {
+            "step": record["step"],
+            "epoch": record["epoch"],
+            "metrics": record["metrics"],
+            "best": record["best"],
+            "last": True,
+            "attempt": attempt.number,
+            "tasks": [run.task],
+            "baseModel": run.base_model,
+        }
+        for other in self._registry.listed(session, ["checkpoint"], run.id):
+            lost = {"last": False} | ({"best": False} if record["best"] else {})
+            other.facts = {**other.facts, **lost}
+        self._registry.put(
+            session,
+            "checkpoint",
+            checkpoint_id,
+            name=f"{run.name} · {record['step']}",
+            source="training",
+            status="ready",
+            size_bytes=record["sizeBytes"],
+            path=path,
+            run_id=run.id,
+            facts=facts,
+        )
+        run.last_checkpoint = checkpoint_id
+        if record["best"]:
+            run.best_checkpoint = checkpoint_id
+        if record["step"] > attempt.start_step:
+            attempt.advanced = True
+            run.num_losses = 0
+        self._tell(session, run, "checkpoint", {**record, "checkpointId": checkpoint_id})
+
+    def _checkpoint_removed(self, session: Session, run: RunRow, record: Record) -> None:
+        row = _checkpoint_at(session, run.id, f"runs/{run.id}/checkpoints/{record['name']}")
+        if row is not None:
+            session.delete(row)
+            self._events.append(session, "assets", "removed", {"kind": "checkpoint", "id": row.id})
+
+    def _tell(self, session: Session, run: RunRow, type: str, record: Record) -> None:
+        data = {name: value for name, value in record.items() if name not in ("seq", "type", "at")}
+        self._events.append(session, f"runs:{run.id}", type, {"runId": run.id, "timestamp": record["at"], **data})
+
+
+def forget_checkpoint(session: Session, row: AssetRow) -> None:
+    """A checkpoint is being deleted: its run no longer points to it."""
+    for column in ("best_checkpoint", "last_checkpoint"):
+        session.execute(update(RunRow).where(getattr(RunRow, column) == row.id).values({column: None}))
+
+
+def mend_checkpoints(session: Session, registry: Registry, run: RunRow, folder: Path) -> None:
+    """Forget checkpoints of a run whose folder is gone (a program died between deleting and telling)."""
+    for row in registry.listed(session, ["checkpoint"], run.id):
+        if row.path and not (folder / "checkpoints" / Path(row.path).name).is_dir():
+            forget_checkpoint(session, row)
+            session.delete(row)
+
+
+def _checkpoint_at(session: Session, run_id: str, path: str) -> AssetRow | None:
+    return session.query(AssetRow).filter_by(kind="checkpoint", run_id=run_id, path=path).one_or_none()
+
+
+def _point(record: Record, values: dict[str, float | None]) -> Point:
+    odd = {
+        {"valLoss": "val_loss", "learningRate": "learning_rate"}.get(name, name): text
+        for name, text in (record.get("nonFinite") or {}).items()
+    }
+    return Point(
+        step=record["step"],
+        epoch=record["epoch"],
+        values=values,
+        non_finite={name: text for name, text in odd.items() if name in values},
+        timestamp=parse_rfc3339(record["at"]),
+    )
+
+
+def _latest_odd(record: Record, name: str) -> dict[str, str]:
+    odd = record.get("nonFinite") or {}
+    return {"trainLoss": odd[name]} if name in odd else {}

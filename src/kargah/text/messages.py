@@ -1,0 +1,58 @@
+"""Sentences for people, by key and language, from `messages/fa/*.json` and `messages/en/*.json`
+(one file a room).
+
+A sentence may hold `{name}` placeholders. Integers and floats put into a Persian sentence get Persian digits; strings
+(ids, columns, codes) stay as they are, each isolated (FSI … PDI) so that a Latin id does not turn the sentence around.
+"""
+
+import json
+import string
+from functools import cache
+from importlib import resources
+from typing import Any
+
+from kargah.text.digits import to_persian_digits
+from kargah.text.languages import Language
+
+FSI, PDI = "\u2068", "\u2069"
+
+
+class UnknownMessage(KeyError):
+    """There is no sentence under this key."""
+
+
+def translate(key: str, language: Language, /, **params: Any) -> str:
+    """The sentence under `key`. Raises `UnknownMessage`, and `KeyError` when a placeholder has no value."""
+    try:
+        sentence = catalog(language)[key]
+    except KeyError:
+        raise UnknownMessage(key) from None
+    return sentence.format_map({name: _shown(value, language) for name, value in params.items()})
+
+
+def has(key: str, language: Language) -> bool:
+    """Whether a sentence exists under `key`."""
+    return key in catalog(language)
+
+
+@cache
+def catalog(language: Language) -> dict[str, str]:
+    """Every sentence of one language by key."""
+    sentences: dict[str, str] = {}
+    for file in resources.files("kargah.text").joinpath("messages", language).iterdir():
+        if file.name.endswith(".json"):
+            sentences.update(json.loads(file.read_text(encoding="utf-8")))
+    return sentences
+
+
+def placeholders(sentence: str) -> set[str]:
+    """Names of the placeholders in a sentence."""
+    return {name for _, name, _, _ in string.Formatter().parse(sentence) if name}
+
+
+def _shown(value: Any, language: Language) -> str:
+    if isinstance(value, bool) or value is None:
+        return str(value)
+    if isinstance(value, int | float):
+        return to_persian_digits(str(value).replace(".", "٫")) if language == "fa" else str(value)
+    return f"{FSI}{value}{PDI}" if language == "fa" else str(value)
