@@ -10,6 +10,7 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer
 from kargah.compute.attempt import read_spec
 from kargah.compute.checkpoints import list_checkpoints
 from kargah.spec.control import Outcome
+from kargah.spec.layout import RunDir
 from kargah.spec.manifest import read_manifest, verify_folder
 from kargah.spec.run_spec import LR_SCHEDULERS, OPTIMIZERS, DatasetRef
 
@@ -42,7 +43,7 @@ def test_loss_falls_and_every_record_says_what_it_should(make_run: MakeRun) -> N
     assert set(last["metrics"]) == {"macroF1"}
 
 
-def test_checkpoint_is_a_plain_model_folder_with_labels_byte_for_byte(trained) -> None:  # type: ignore[no-untyped-def]
+def test_checkpoint_is_a_plain_model_folder_with_labels_byte_for_byte(trained: RunDir) -> None:
     folder = trained.checkpoints / "step-00000060"
     verify_folder(folder)
     model = AutoModelForSequenceClassification.from_pretrained(folder, local_files_only=True)
@@ -141,8 +142,9 @@ def test_every_schedule_warms_up_and_goes_its_way(make_run: MakeRun, lr_schedule
 
 def test_accumulation_is_the_same_as_a_larger_batch(make_run: MakeRun, plain_model: Path) -> None:
     model = {"base_model": replace(read_spec(make_run()).base_model, path=str(plain_model))}
-    _, large = attempt(make_run(spec=model, max_steps=12, batch_size=8, log_every_steps=1))
-    _, small = attempt(make_run(spec=model, max_steps=12, batch_size=2, gradient_accumulation_steps=4, log_every_steps=1))
+    options = {"spec": model, "max_steps": 12, "log_every_steps": 1}
+    _, large = attempt(make_run(**options, batch_size=8))
+    _, small = attempt(make_run(**options, batch_size=2, gradient_accumulation_steps=4))
     assert list(small.losses().values()) == pytest.approx(list(large.losses().values()), rel=1e-4)
 
 

@@ -37,8 +37,8 @@ def test_the_loss_is_hintons_formula() -> None:
         q = [math.exp(v / 2) for v in logits[row].tolist()]
         divergence = sum(a / sum(p) * math.log((a / sum(p)) / (b / sum(q))) for a, b in zip(p, q, strict=True))
         expected += 0.3 * 4 * divergence
-    expected += 0.7 * float(functional.cross_entropy(logits, labels, reduction="sum"))
-    assert float(loss) == pytest.approx(expected, rel=1e-6)
+    expected += 0.7 * functional.cross_entropy(logits, labels, reduction="sum").item()
+    assert loss.item() == pytest.approx(expected, rel=1e-6)
 
 
 def test_gradient_of_the_whole_loss_at_alpha_nought_is_that_of_the_labels() -> None:
@@ -80,9 +80,7 @@ def contrary(tmp_path_factory: pytest.TempPathFactory, trained: RunDir) -> Path:
 def test_alpha_one_follows_the_teacher_by_the_names_of_labels(make_run: MakeRun, contrary: Path) -> None:
     """A teacher that says the opposite makes a student that says the opposite; order of labels is no excuse."""
     teacher = ModelRef("contrary", str(contrary))
-    run_dir = make_run(
-        spec={"teacher_model": teacher}, max_steps=60, learning_rate=5e-3, distillation_alpha=1.0
-    )
+    run_dir = make_run(spec={"teacher_model": teacher}, max_steps=60, learning_rate=5e-3, distillation_alpha=1.0)
     _, sink = attempt(run_dir)
     assert sink.of("evaluation")[-1]["accuracy"] < 0.1
     texts, _ = sentences(30, seed=8)
@@ -105,7 +103,7 @@ def test_teacher_may_have_another_tokenizer_and_is_asked_once(make_run: MakeRun,
     BertForSequenceClassification(config).save_pretrained(tmp_path)
     tokenizer.save_pretrained(tmp_path)
     run_dir = make_run(spec={"teacher_model": replace(spec.base_model, path=str(tmp_path))}, max_steps=4)
-    _, first = attempt(run_dir, 1, pause_after_step=2)
+    _, first = attempt(run_dir, 1, end_after_step=2)
     (cache,) = (run_dir.root / "teacher").iterdir()
     logits = np.load(cache)
     assert logits.shape == (90, 2)

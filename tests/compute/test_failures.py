@@ -65,7 +65,9 @@ def test_values_out_of_range_are_refused_with_their_field(
     assert (error.code, error.params) == (Code.SPEC_INVALID, {"field": field})
 
 
-def test_loss_that_is_not_finite_is_recorded_and_ends_the_run(make_run: MakeRun, base_model: Path, tmp_path: Path) -> None:
+def test_loss_that_is_not_finite_is_recorded_and_ends_the_run(
+    make_run: MakeRun, base_model: Path, tmp_path: Path
+) -> None:
     for path in base_model.iterdir():
         (tmp_path / path.name).write_bytes(path.read_bytes())
     weights = load_file(tmp_path / "model.safetensors")
@@ -214,7 +216,11 @@ def _raised(error: BaseException, cause: BaseException | None = None) -> BaseExc
     [
         (OSError(errno.ENOSPC, "No space left on device"), "DISK_FULL", True),
         (_raised(ValueError("wrapped"), OSError(errno.ENOSPC, "full")), "DISK_FULL", True),
-        (RuntimeError("[enforce fail at inline_container.cc] PytorchStreamWriter failed writing file"), "DISK_FULL", True),
+        (
+            RuntimeError("[enforce fail at inline_container.cc] PytorchStreamWriter failed writing file"),
+            "DISK_FULL",
+            True,
+        ),
         (MemoryError(), "OUT_OF_MEMORY", True),
         (RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried"), "OUT_OF_MEMORY", True),
         (KeyError("x"), "INTERNAL", True),

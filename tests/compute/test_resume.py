@@ -1,17 +1,16 @@
 """A run that was paused, killed or restored goes on as if nothing had happened: the same losses, bit for bit."""
 
-import json
-import shutil
 from dataclasses import replace
 
 import pytest
 
 from kargah.compute.attempt import read_spec
-from kargah.spec.control import Outcome, Wish, write_wish
+from kargah.compute.failures import Code, TrainingFailed
+from kargah.spec.control import Outcome, Wish
 from kargah.spec.layout import RunDir, write_json
 
 from .conftest import MakeRun
-from .tiny import ListSink, attempt, tree_bytes
+from .tiny import NEGATIVE, POSITIVE, ListSink, attempt, tree_bytes
 
 # 90 rows in batches of 4 are 23 batches, the last of 2 rows; accumulated by 3 they are 8 steps, the last of 2 batches.
 CONFIG = {
@@ -35,13 +34,13 @@ def straight(make_run: MakeRun) -> tuple[RunDir, ListSink]:
 def facts(*sinks: ListSink) -> dict[str, dict[int, object]]:
     """What must be equal: every loss, norm, rate and evaluation by its step."""
     records = [record for sink in sinks for record in sink.records]
+    fields = {
+        "metric": ("loss", "gradNorm", "learningRate", "epoch"),
+        "evaluation": ("valLoss", "accuracy", "metrics"),
+    }
     return {
-        "metric": {
-            r["step"]: (r["loss"], r["gradNorm"], r["learningRate"], r["epoch"]) for r in records if r["type"] == "metric"
-        },
-        "evaluation": {
-            r["step"]: (r["valLoss"], r["accuracy"], r["metrics"]) for r in records if r["type"] == "evaluation"
-        },
+        type: {record["step"]: [record[name] for name in names] for record in records if record["type"] == type}
+        for type, names in fields.items()
     }
 
 
@@ -51,7 +50,7 @@ def test_pause_and_resume_equal_running_straight(
     make_run: MakeRun, straight: tuple[RunDir, ListSink], paused_at: int
 ) -> None:
     run_dir = make_run(**CONFIG)
-    ending, first = attempt(run_dir, 1, pause_after_step=paused_at)
+    ending, first = attempt(run_dir, 1, end_after_step=paused_at)
     assert (ending.outcome, ending.step) == (Outcome.PAUSED, paused_at)
     assert first.of("checkpoint")[-1]["step"] == paused_at
     ending, second = attempt(run_dir, 2)
@@ -65,7 +64,7 @@ def test_pause_and_resume_equal_running_straight(
 
 def test_restored_run_continues_as_the_first_did(make_run: MakeRun, straight: tuple[RunDir, ListSink]) -> None:
     first = make_run(**CONFIG)
-    _, before = attempt(first, 1, pause_after_step=7)
+    _, before = attempt(first, 1, end_after_step=7)
     restored = make_run(**CONFIG, spec={"resume_from": str(first.checkpoints / "step-00000007")})
     ending, after = attempt(restored)
     assert ending.step == 20
@@ -76,7 +75,7 @@ def test_damaged_checkpoint_is_named_and_the_one_before_is_used(
     make_run: MakeRun, straight: tuple[RunDir, ListSink]
 ) -> None:
     run_dir = make_run(**{**CONFIG, "checkpoint_every_steps": 4, "keep_checkpoints": 9})
-    attempt(run_dir, 1, pause_after_step=10)
+    attempt(run_dir, 1, end_after_step=10)
     weights = run_dir.checkpoints / "step-00000010" / "model.safetensors"
     data = bytearray(weights.read_bytes())
     data[-1] ^= 1
@@ -103,21 +102,14 @@ def test_early_stopping_does_not_forget_its_patience(make_run: MakeRun) -> None:
     }
     ending, _ = attempt(make_run(**options))
     run_dir = make_run(**options)
-    attempt(run_dir, 1, pause_after_step=7)
+    attempt(run_dir, 1, end_after_step=7)
     resumed, _ = attempt(run_dir, 2)
     assert ending.step == resumed.step == 12
 
 
 def test_stop_keeps_a_checkpoint_and_logs_the_last_step(make_run: MakeRun) -> None:
     run_dir = make_run(**CONFIG)
-    write_wish(run_dir.control, 1, Wish.RUN)
-    from kargah.compute.attempt import Progress, run_attempt
-
-    from .tiny import LOOKS_BEFORE_STEPS, WishAfter
-
-    sink = ListSink()
-    wishes = WishAfter(run_dir.control, Wish.STOP, LOOKS_BEFORE_STEPS + 7)
-    ending = run_attempt(run_dir, 1, sink, wishes, Progress())
+    ending, sink = attempt(run_dir, 1, end_after_step=7, wish=Wish.STOP)
     assert (ending.outcome, ending.step) == (Outcome.STOPPED, 7)
     assert [record["step"] for record in sink.of("metric")] == [5, 7]
     assert sink.of("checkpoint")[-1]["name"] == "step-00000007"
@@ -131,22 +123,11 @@ def test_attempt_after_the_last_step_only_says_so(straight: tuple[RunDir, ListSi
 
 
 def test_labels_that_changed_under_a_checkpoint_are_refused(make_run: MakeRun) -> None:
-    from kargah.compute.failures import Code, TrainingFailed
-
     run_dir = make_run(**CONFIG)
-    attempt(run_dir, 1, pause_after_step=2)
+    attempt(run_dir, 1, end_after_step=2)
     spec = read_spec(run_dir)
-    manifest = json.loads(run_dir.spec.read_text(encoding="utf-8"))
-    labels = sorted([*_labels(run_dir), "سومی"])
-    changed = replace(spec, datasets=[replace(spec.datasets[0], labels=labels)])
-    write_json(run_dir.spec, changed.to_json())
+    changed = replace(spec.datasets[0], labels=[POSITIVE, NEGATIVE, "سومی"])
+    write_json(run_dir.spec, replace(spec, datasets=[changed]).to_json())
     with pytest.raises(TrainingFailed) as caught:
         attempt(run_dir, 2)
     assert caught.value.code is Code.DATA_DAMAGED
-    write_json(run_dir.spec, manifest)
-    shutil.rmtree(run_dir.checkpoints)
-
-
-def _labels(run_dir: RunDir) -> list[str]:
-    folder = next(run_dir.checkpoints.iterdir())
-    return list(json.loads((folder / "manifest.json").read_text(encoding="utf-8"))["labels"])

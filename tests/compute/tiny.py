@@ -54,29 +54,27 @@ class ListSink:
 
 
 class WishAfter(Wishes):
-    """Wishes `wish` from the moment the control file is looked at for the `num_looks`-th time."""
+    """Wishes to run until `step` optimiser steps are taken, and `wish` from then on."""
 
-    def __init__(self, control: Path, wish: Wish, num_looks: int) -> None:
+    def __init__(self, control: Path, progress: Progress, step: int, wish: Wish) -> None:
         super().__init__(control)
-        self._later = wish
-        self._num_left = num_looks
+        self._progress = progress
+        self._step = step
+        self._then = wish
 
     def present(self) -> Wish:
-        self._num_left -= 1
-        return self._later if self._num_left <= 0 else Wish.RUN
+        return self._then if self._progress.step >= self._step else Wish.RUN
 
 
-# Before the first step the wish is asked three times: after reading the data, after encoding, and by the hook.
-LOOKS_BEFORE_STEPS = 3
-
-
-def attempt(run_dir: RunDir, number: int = 1, *, pause_after_step: int | None = None) -> tuple[Ending, ListSink]:
-    """Run an attempt here and now, perhaps paused after a step."""
-    sink = ListSink()
+def attempt(
+    run_dir: RunDir, number: int = 1, *, end_after_step: int | None = None, wish: Wish = Wish.PAUSE
+) -> tuple[Ending, ListSink]:
+    """Run an attempt here and now, perhaps with a wish that ends it after a step."""
+    sink, progress = ListSink(), Progress()
     wishes = Wishes(run_dir.control)
-    if pause_after_step is not None:
-        wishes = WishAfter(run_dir.control, Wish.PAUSE, LOOKS_BEFORE_STEPS + pause_after_step)
-    return run_attempt(run_dir, number, sink, wishes, Progress()), sink
+    if end_after_step is not None:
+        wishes = WishAfter(run_dir.control, progress, end_after_step, wish)
+    return run_attempt(run_dir, number, sink, wishes, progress), sink
 
 
 def sentences(num_rows: int, seed: int = 0) -> tuple[list[str], list[str]]:

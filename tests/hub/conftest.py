@@ -4,6 +4,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from download import FILE, WEIGHTS, Download
+from faults import FaultProxy
 from workshop import RunningHub, Workshop
 
 
@@ -39,3 +41,15 @@ def workshop(tmp_path: Path) -> Iterator[Workshop]:
         for pipe in (worker.process.stdin, worker.process.stdout):
             if pipe is not None and not pipe.closed:
                 pipe.close()
+
+
+@pytest.fixture
+def proxy(hub: RunningHub) -> Iterator[FaultProxy]:
+    hub.add("org/tiny", {"config.json": b'{"model_type": "bert"}', FILE: WEIGHTS})
+    with FaultProxy(hub.url) as running:
+        yield running
+
+
+@pytest.fixture
+def download(proxy: FaultProxy, workshop: Workshop) -> Download:
+    return Download(workshop.job("org/tiny", proxy.url))

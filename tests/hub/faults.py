@@ -141,8 +141,11 @@ class _Handler(BaseHTTPRequestHandler):
         else:
             self._forward(fault, seen, sent_body)
 
-    do_HEAD = do_GET
-    do_POST = do_GET
+    def do_HEAD(self) -> None:
+        self.do_GET()
+
+    def do_POST(self) -> None:
+        self.do_GET()
 
     def do_CONNECT(self) -> None:
         """A tunnel to the upstream, whatever host was asked for."""

@@ -76,7 +76,8 @@ def test_a_rate_limit_is_said_until_it_ends_or_bytes_come() -> None:
     meter.waiting(30, rate_limited=True)
     limited = meter.read()
     assert (limited.phase, limited.eta_seconds) == ("rateLimited", None)
-    assert limited.until is not None and limited.until.endswith("Z")
+    assert limited.until is not None
+    assert limited.until.endswith("Z")
     clock.now += 1
     meter.received(SMALL, 1)
     assert meter.read().phase == "downloading"
@@ -95,7 +96,8 @@ def test_backoff_grows_to_its_cap_and_is_spread() -> None:
 def test_retry_after_in_both_forms() -> None:
     assert retry_after_seconds("17") == 17
     in_a_minute = retry_after_seconds(format_datetime(datetime.now(UTC) + timedelta(seconds=60), usegmt=True))
-    assert in_a_minute is not None and 50 < in_a_minute <= 60
+    assert in_a_minute is not None
+    assert 50 < in_a_minute <= 60
     assert retry_after_seconds("Wed, 21 Oct 2015 07:28:00 GMT") == 0
     assert retry_after_seconds("soon") is None
     assert retry_after_seconds(None, '"api";r=0;t=189') == 189

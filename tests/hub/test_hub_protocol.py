@@ -51,30 +51,37 @@ def api(seen: FaultProxy) -> HfApi:
 def test_info(api: HfApi) -> None:
     info = api.repo_info("org/tiny")
     assert isinstance(info, ModelInfo)
-    assert info.sha is not None and len(info.sha) == 40
+    assert info.sha is not None
+    assert len(info.sha) == 40
     assert {sibling.rfilename for sibling in info.siblings or ()} == set(FILES)
     assert api.repo_info("org/tiny", revision="main").sha == info.sha
     assert api.repo_info("org/tiny", revision=info.sha).sha == info.sha
     assert api.repo_info("gpt").sha == info.sha
     with_blobs = {s.rfilename: s for s in api.model_info("org/tiny", files_metadata=True).siblings or ()}
     assert with_blobs["config.json"].blob_id == git_blob_id(CONFIG)
-    assert with_blobs["model.safetensors"].lfs is not None and with_blobs["model.safetensors"].lfs.sha256 == SHA256
+    assert with_blobs["model.safetensors"].lfs is not None
+    assert with_blobs["model.safetensors"].lfs.sha256 == SHA256
     data = api.repo_info("org/set", repo_type="dataset")
-    assert isinstance(data, DatasetInfo) and data.id == "org/set"
+    assert isinstance(data, DatasetInfo)
+    assert data.id == "org/set"
 
 
 def test_tree(api: HfApi) -> None:
     entries = {entry.path: entry for entry in api.list_repo_tree("org/tiny", recursive=True)}
     assert set(entries) == {*FILES, "داده‌ها"}
     weights = entries["model.safetensors"]
-    assert isinstance(weights, RepoFile) and weights.lfs is not None
+    assert isinstance(weights, RepoFile)
+    assert weights.lfs is not None
     assert (weights.size, weights.lfs.sha256) == (len(WEIGHTS), SHA256)
     assert weights.blob_id == git_blob_id(pointer_of(SHA256, len(WEIGHTS)))
     assert weights.xet_hash is None
     config = entries["config.json"]
-    assert isinstance(config, RepoFile) and config.lfs is None and config.blob_id == git_blob_id(CONFIG)
+    assert isinstance(config, RepoFile)
+    assert config.lfs is None
+    assert config.blob_id == git_blob_id(CONFIG)
     flat = {entry.path: type(entry) for entry in api.list_repo_tree("org/tiny")}
-    assert PERSIAN not in flat and flat["داده‌ها"] is RepoFolder
+    assert PERSIAN not in flat
+    assert flat["داده‌ها"] is RepoFolder
     assert [entry.path for entry in api.list_repo_tree("org/tiny", "داده‌ها")] == [PERSIAN]
     with pytest.raises(RemoteEntryNotFoundError):
         list(api.list_repo_tree("org/tiny", "additional_chat_templates"))
@@ -139,11 +146,13 @@ def test_what_is_not_there(api: HfApi, hub: RunningHub) -> None:
 def test_headers_and_ranges(seen: FaultProxy, hub: RunningHub) -> None:
     url = f"{hub.url}/org/tiny/resolve/main/model.safetensors"
     head = httpx.head(url)
-    assert head.status_code == 200 and not head.content
+    assert head.status_code == 200
+    assert not head.content
     assert head.headers["ETag"] == f'"{SHA256}"'
     assert head.headers["Content-Length"] == str(len(WEIGHTS))
     assert len(head.headers["X-Repo-Commit"]) == 40
-    assert not [name for name in head.headers if "xet" in name.lower()] and "link" not in head.headers
+    assert not [name for name in head.headers if "xet" in name.lower()]
+    assert "link" not in head.headers
     size = len(WEIGHTS)
     for asked, start, end in [("bytes=0-9", 0, 10), ("bytes=100-", 100, size), ("bytes=-7", size - 7, size)]:
         part = httpx.get(url, headers={"Range": asked})
@@ -224,9 +233,12 @@ def test_an_earlier_commit_stays_without_what_was_changed(tmp_path: Path) -> Non
     (folder / "b.txt").write_bytes(b"another b")
     (folder / "c.txt").write_bytes(b"c")
     second = source.find("model", "org/tiny", "main")
-    assert second is not None and second.commit != first.commit and len(second.files) == 3
+    assert second is not None
+    assert second.commit != first.commit
+    assert len(second.files) == 3
     earlier = source.find("model", "org/tiny", first.commit)
-    assert earlier is not None and (earlier.commit, set(earlier.files)) == (first.commit, {"a.txt"})
+    assert earlier is not None
+    assert (earlier.commit, set(earlier.files)) == (first.commit, {"a.txt"})
     assert source.find("model", "org/tiny", "0" * 40) is None
 
 

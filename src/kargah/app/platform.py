@@ -66,7 +66,7 @@ class Platform:
         self.home.release()
 
     def _dataset_arrived(self, entry: Entry, folder: Path, commit: str, report: Any) -> dict[str, Any]:
-        imported = import_files(self.home, entry.id, sources_in(folder, entry.files or None), entry.columns or None, None, report)
+        files: dict[str, str] = {split: path for split, path in entry.files.items()}  # noqa: C416 - widens the key
+        imported = import_files(self.home, entry.id, sources_in(folder, files), entry.columns or None, None, report)
         facts = {**imported.facts, "commit": commit}
         return {"size_bytes": imported.size_bytes, "path": imported.path, "revision": commit, "facts": facts}
-

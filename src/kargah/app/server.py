@@ -76,7 +76,9 @@ class Application:
         api.include_router(health.build_router(platform))
         api.include_router(hub_routes.build_router(platform.downloads))
         api.include_router(asset_routes.build_router(platform.registry, platform.transfers, self.drain))
-        api.include_router(dataset_routes.build_router(platform.registry, platform.importer, platform.settings.max_upload_bytes))
+        api.include_router(
+            dataset_routes.build_router(platform.registry, platform.importer, platform.settings.max_upload_bytes)
+        )
         api.include_router(run_routes.build_router(platform.runs, self.drain))
         api.include_router(event_routes.build_router(platform.events, self.drain))
         api.include_router(api_docs.build_router())

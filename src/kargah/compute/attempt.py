@@ -100,6 +100,7 @@ def run_attempt(run_dir: RunDir, number: int, sink: Sink, wishes: Wishes, progre
     objective, judged = _objective(spec, run_dir, data, hardware, log, check_wish)
     set_seed(spec.config.seed)
     tokenizer, model = _load(spec, resume, data.labels, log)
+    log.info("model loaded", kind=model.config.model_type, numParameters=num_parameters(model))
     train_rows, validation_rows = _encode(spec, tokenizer, model, data, log)
     train_rows.teacher_logits = judged
     check_wish()

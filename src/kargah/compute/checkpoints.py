@@ -9,6 +9,7 @@ half removed and means nothing.
 import math
 import os
 import shutil
+import stat
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -60,7 +61,7 @@ def write_checkpoint(
             metrics=finite(checkpoint.metrics),
             labels=labels,
         )
-        _fsync_tree(partial)
+        _settle_tree(partial)
     except BaseException:
         shutil.rmtree(partial, ignore_errors=True)
         raise
@@ -131,9 +132,12 @@ def _read(path: Path) -> Checkpoint:
     return Checkpoint(path.name, step, float(manifest.get("epoch", 0.0)), metrics)
 
 
-def _fsync_tree(folder: Path) -> None:
+def _settle_tree(folder: Path) -> None:
+    # safetensors makes files that their owner alone can read; the others follow the umask, and so shall they all.
+    mode = stat.S_IMODE((folder / SPEC).stat().st_mode)
     for path in sorted(folder.rglob("*")):
         if path.is_file():
+            path.chmod(mode)
             handle = os.open(path, os.O_RDONLY)
             try:
                 os.fsync(handle)

@@ -10,6 +10,7 @@ import argparse
 import json
 import os
 import pickle
+import stat
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -62,6 +63,7 @@ def convert_folder(folder: Path, *, remove: bool = False) -> Conversion:
     try:
         save_file(kept, partial, metadata={"format": "pt"})
         _compare(partial, kept)
+        partial.chmod(stat.S_IMODE((folder / names[0]).stat().st_mode))
         with open(partial, "rb") as file:
             os.fsync(file.fileno())
         os.replace(partial, folder / TARGET)
@@ -116,7 +118,7 @@ def _load_pickle(path: Path) -> dict[str, torch.Tensor]:
         value = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         raise WeightsUnsafe(f"{path.name}: {_first_line(error)}") from error
-    except (RuntimeError, EOFError, ValueError, KeyError, AttributeError, IndexError) as error:
+    except (RuntimeError, OSError, EOFError, ValueError, KeyError, AttributeError, IndexError) as error:
         raise WeightsDamaged(f"{path.name}: {_first_line(error)}") from error
     if not isinstance(value, dict) or not value:
         raise WeightsDamaged(f"{path.name} is no table of tensors")

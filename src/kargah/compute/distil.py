@@ -24,7 +24,7 @@ from kargah.compute.model import load_tokenizer, load_trained, max_positions, nu
 from kargah.compute.sink import Log
 from kargah.compute.trainer import Objective
 from kargah.spec.layout import fsync_folder
-from kargah.spec.manifest import sha256_file
+from kargah.spec.manifest import digest_file
 from kargah.spec.run_spec import ModelRef
 
 
@@ -103,7 +103,7 @@ def _key(source: Path, rows: Rows, labels: Sequence[str], max_length: int) -> st
     sha = hashlib.sha256(f"{rows.digest()} {max_length} {list(labels)!r}".encode())
     for path in sorted(source.rglob("*")):
         if path.suffix in (".safetensors", ".json", ".model", ".txt") and path.is_file():
-            sha.update(f"{path.relative_to(source)} {sha256_file(path)}".encode())
+            sha.update(f"{path.relative_to(source)} {digest_file(path)}".encode())
     return sha.hexdigest()[:32]
 
 

@@ -82,7 +82,7 @@ def load_classifier(
             output_loading_info=True,
             **_LOCAL,
         )
-    model = cast(PreTrainedModel, model)
+    model = _with_own_memory(model)
     new_names = _new_names(told)
     _check_body(model, new_names)
     if new_names:
@@ -102,7 +102,7 @@ def load_trained(folder: Path) -> tuple[PreTrainedModel, list[str]]:
     if told["missing_keys"]:
         name = sorted(told["missing_keys"])[0]
         raise TrainingFailed(Code.MODEL_DAMAGED, f"{folder.name} is not a trained classifier: {name} is missing")
-    model = cast(PreTrainedModel, model)
+    model = _with_own_memory(model)
     return model, _labels_of(model.config)
 
 
@@ -148,6 +148,19 @@ def _verify(folder: Path) -> None:
             verify_folder(folder)
         except FolderDamaged as error:
             raise TrainingFailed(Code.MODEL_DAMAGED, str(error), file=error.file) from error
+
+
+def _with_own_memory(model: Any) -> PreTrainedModel:
+    """Move weights out of the mapped file, to where torch's allocator aligns them.
+
+    A matrix product may round otherwise for memory aligned otherwise, so a resumed run would not repeat the first one's
+    numbers; and a file that is replaced meanwhile would change a model in use.
+    """
+    module = cast(PreTrainedModel, model)
+    with torch.no_grad():
+        for tensor in [*module.parameters(), *module.buffers()]:
+            tensor.data = tensor.data.clone()
+    return module
 
 
 def _new_names(told: dict[str, Any]) -> set[str]:

@@ -94,7 +94,7 @@ def detect_dialect(path: Path, only: str | None = None) -> Dialect:
         data = file.read(SAMPLE_BYTES)
         whole = not file.read(1)
     if not whole:
-        data = data[: data.rfind(b"\n") + 1] or data
+        data = data[: max(data.rfind(b"\n"), data.rfind(b"\r")) + 1] or data
     sample = data.removeprefix(codecs.BOM_UTF8).decode("utf-8", "replace")
     header = next((line for line in io.StringIO(sample, newline="") if line.strip("\r\n")), "")
     candidates = [only] if only else [delimiter for delimiter in DELIMITERS if delimiter in header]
@@ -137,15 +137,17 @@ def _reader(lines: "_Lines | io.StringIO", dialect: Dialect) -> Any:
 
 def _fitting_columns(sample: str, dialect: Dialect, whole: bool) -> int:
     """The number of columns when every row of the sample has the same, else 0."""
-    width = 0
+    width = end = 0
+    lines = io.StringIO(sample, newline="")
     try:
-        for cells in _reader(io.StringIO(sample, newline=""), dialect):
+        for cells in _reader(lines, dialect):
             if cells and width and len(cells) != width:
                 return 0
             width = width or len(cells)
+            end = lines.tell()
     except csv.Error as error:
-        # The cut may run through a cell in quotation marks.
-        if whole or "unexpected end" not in str(error):
+        # The cut may run through a cell in quotation marks; but a stray mark swallows all that follows.
+        if whole or "unexpected end" not in str(error) or 2 * end < len(sample):
             return 0
     return width
 

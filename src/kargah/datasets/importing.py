@@ -20,7 +20,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from kargah.datasets.errors import ColumnNotFound, EmptyData, TrainSplitMissing
+from kargah.datasets.errors import ColumnNotFound, TrainSplitMissing
 from kargah.datasets.mapping import ROLES, map_columns, task_of
 from kargah.datasets.sources import SPLITS, SourceFile, Split, Tick, read_rows
 from kargah.datasets.splits import choose_validation
@@ -153,11 +153,11 @@ def _write(
         keys = divides and split == "train"
         with SplitWriter(folder / f"{split}.parquet", types) as writer:
             for file in members:
-                for number, row in enumerate(read_rows(file, progress.tick_for(file)), start=1):
+                tick = progress.tick_for(file)
+                for number, row in enumerate(read_rows(file, tick), start=1):
                     values = [as_type(row.get(name), type) for name, type in types.items()]
                     writer.add_row(values, tally.add(values, split, counts, file, number, keys=keys))
-        if not counts.num_rows:
-            raise EmptyData(file=members[0].name)
+                tick(file.size_bytes)
     if divides:
         splits = _divide(folder, types, splits)
     return {split: splits[split] for split in SPLITS if split in splits}

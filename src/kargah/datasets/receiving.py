@@ -67,8 +67,8 @@ async def receive(chunks: AsyncIterator[bytes], content_type: str, uploads: Path
     Raises `ValidationFailed`, `EmptyData`, `TrainSplitMissing`, and `OSError` of a full disk, and then leaves nothing.
     """
     folder = uploads / f".{new_id()}{UNFINISHED}"
-    await run_in_threadpool(folder.mkdir)
     receiver = _Receiver(folder, content_type)
+    await run_in_threadpool(folder.mkdir)
     try:
         held = bytearray()
         async for chunk in chunks:

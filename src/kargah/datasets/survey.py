@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from kargah.datasets.columns import MAX_COLUMNS
-from kargah.datasets.errors import TooManyColumns
+from kargah.datasets.errors import EmptyData, TooManyColumns
 from kargah.datasets.mapping import ColumnHint
 from kargah.datasets.sources import Format, SourceFile, Tick, format_of, read_rows
 from kargah.datasets.values import ColumnType, as_type, is_blank, kind_of, type_of
@@ -50,6 +50,8 @@ def survey_file(source: SourceFile, tick: Tick) -> Survey:
             _note(survey.filled, row)
         if len(survey.kinds) > MAX_COLUMNS:
             raise TooManyColumns(file=source.name, limit=MAX_COLUMNS)
+    if not survey.num_rows:
+        raise EmptyData(file=source.name)
     tick(source.size_bytes)
     return survey
 

@@ -70,6 +70,10 @@ class Importer:
         if self._thread is not None:
             self._thread.join()
 
+    @property
+    def stopping(self) -> bool:
+        return self._stopping.is_set()
+
     def accept(self, upload: Upload, folder: Path) -> str:
         """Open the transfer of an upload that was received into `folder`. Returns the transfer's id."""
         with self._registry.database.write() as session:
@@ -88,7 +92,7 @@ class Importer:
         self._cancelled.add(transfer_id)
 
     def _work(self) -> None:
-        while (transfer_id := self._waiting.get()) is not None and not self._stopping.is_set():
+        while (transfer_id := self._waiting.get()) is not None and not self.stopping:
             folder = self._uploads / transfer_id
             try:
                 self._import(transfer_id, folder)
@@ -137,7 +141,7 @@ class Importer:
         )
 
     def _check_wishes(self, transfer_id: str) -> None:
-        if self._stopping.is_set():
+        if self.stopping:
             raise _Stopped
         if transfer_id in self._cancelled:
             raise _Cancelled

@@ -17,7 +17,7 @@ from kargah.assets.catalog import Entry
 from kargah.ground.home import Home, folder_name
 from kargah.ground.ids import now, rfc3339
 from kargah.spec.layout import fsync_folder, read_json, write_json
-from kargah.spec.manifest import MANIFEST, sha256_file
+from kargah.spec.manifest import MANIFEST, digest_file
 
 log = logging.getLogger(__name__)
 
@@ -44,7 +44,7 @@ class Arrival:
 
         Raises `ArrivalFailed` (`UNSAFE_WEIGHTS`, `CONVERSION_FAILED`, `COMPUTE_MISSING`) and `OSError`.
         """
-        manifest = read_json(snapshot / MANIFEST)
+        manifest: dict[str, Any] = read_json(snapshot / MANIFEST) or {}
         if manifest["needsConversion"]:
             self._convert(snapshot, manifest)
         target = self._home.models / folder_name(entry.id) / commit
@@ -82,7 +82,7 @@ class Arrival:
         said = json.loads(done.stdout.strip().splitlines()[-1])
         originals = {name: manifest["files"].pop(name) for name in said["converted"] if name in manifest["files"]}
         made = snapshot / said["file"]
-        manifest["files"][said["file"]] = {"sizeBytes": made.stat().st_size, "digest": f"sha256:{sha256_file(made)}"}
+        manifest["files"][said["file"]] = {"sizeBytes": made.stat().st_size, "digest": digest_file(made)}
         manifest["converted"] = {"from": originals, "to": said["file"], "at": rfc3339(now())}
         manifest["needsConversion"] = False
         write_json(snapshot / MANIFEST, manifest)

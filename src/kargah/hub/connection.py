@@ -52,6 +52,8 @@ class Connections:
     def __init__(self, settings: TransferSettings) -> None:
         self._settings = settings
         self._open: dict[Origin, http.client.HTTPConnection] = {}
+        self._private: set[Origin] = set()
+        """Origins found to stand on a private address, whatever their name says."""
         self._in_use: tuple[Origin, http.client.HTTPConnection, http.client.HTTPResponse] | None = None
 
     def get(self, endpoint: Endpoint, url: str, headers: Mapping[str, str]) -> Answer:
@@ -164,13 +166,15 @@ class Connections:
             connection.close()
             raise ConnectionFailed(f"{first_host}:{first_port}: {type(error).__name__}: {error}") from error
         connection.sock.settimeout(self._settings.idle_timeout_seconds)
-        # A public name may resolve to a private address; the name alone does not tell.
-        if proxy is None and origin != endpoint.origin and is_private_address(connection.sock.getpeername()[0]):
-            try:
-                self._refuse_private(endpoint, host)
-            except EndpointFailed:
-                connection.close()
-                raise
+        if proxy is None and is_private_address(connection.sock.getpeername()[0]):
+            self._private.add(origin)
+            if origin != endpoint.origin:
+                # A public name may resolve to a private address; the name alone does not tell.
+                try:
+                    self._refuse_private(endpoint, host)
+                except EndpointFailed:
+                    connection.close()
+                    raise
         return connection
 
     def _check_redirect(self, endpoint: Endpoint, url: str) -> None:
@@ -182,7 +186,8 @@ class Connections:
             self._refuse_private(endpoint, host)
 
     def _refuse_private(self, endpoint: Endpoint, host: str) -> None:
-        if not (self._settings.allow_private_redirects or endpoint.is_private):
+        is_private = endpoint.is_private or endpoint.origin in self._private
+        if not (self._settings.allow_private_redirects or is_private):
             detail = f"a redirect to a private address was refused: {host}"
             raise EndpointFailed("HUB_UNREACHABLE", detail, endpoint=endpoint.url)
 

@@ -5,6 +5,7 @@ Says its address on standard output as soon as it listens; port 0 takes a free o
 
 import argparse
 import socket
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -40,7 +41,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     listening.bind((HOST, asked.port))
     listening.listen(128)
-    print(f"http://{HOST}:{listening.getsockname()[1]}", flush=True)
+    sys.stdout.write(f"http://{HOST}:{listening.getsockname()[1]}\n")
+    sys.stdout.flush()
     uvicorn.Server(uvicorn.Config(app, log_level="warning", access_log=False)).run(sockets=[listening])
 
 

@@ -115,7 +115,7 @@ class Worker:
             return
         except TransferFailed as failure:
             self._fail(failure)
-        except Exception as error:
+        except Exception as error:  # noqa: BLE001
             # The process's outermost edge: what nobody foresaw is reported, not lost.
             traceback.print_exc()
             self._fail(TransferFailed("INTERNAL", f"{type(error).__name__}: {error}"))

@@ -17,6 +17,7 @@ from kargah.ground.ids import now, rfc3339
 from kargah.runs import errors
 from kargah.runs.schemas import ConfigBody, Ref, StartBody
 from kargah.spec import run_spec
+from kargah.spec.manifest import FolderDamaged, verify_folder
 from kargah.spec.run_spec import DatasetRef, ModelRef, RunSpec, TrainConfig
 
 BASES = ("model", "checkpoint")
@@ -155,14 +156,9 @@ def _read_config(row: AssetRow, folder: Path) -> dict[str, Any]:
 def _check_files(row: AssetRow, folder: Path) -> None:
     """Hold the folder's file sizes against its manifest; digests are the training program's to check."""
     try:
-        manifest = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
-        expected = {name: int(entry["sizeBytes"]) for name, entry in manifest["files"].items()}
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise errors.ModelDamaged(id=row.id, file="manifest.json") from error
-    for name, size in expected.items():
-        path = folder / name
-        if not path.is_file() or path.stat().st_size != size:
-            raise errors.ModelDamaged(id=row.id, file=name)
+        verify_folder(folder, digests=False)
+    except FolderDamaged as damage:
+        raise errors.ModelDamaged(id=row.id, file=damage.file) from damage
 
 
 def _positions(config: dict[str, Any]) -> int:

@@ -1,6 +1,8 @@
-"""The manifest of a checkpoint or a model folder: every file with its size and SHA-256, so damage is seen.
+"""The manifest of a checkpoint, a model or a data set: every file with its size and digest, so that damage is seen.
 
-`manifest.json` holds `{"files": {"model.safetensors": {"sizeBytes": n, "sha256": "…"}}, …}` beside facts of its owner.
+`manifest.json` holds `{"files": {"model.safetensors": {"sizeBytes": n, "digest": "sha256:…"}}, …}` beside facts of its
+owner. A digest is `sha256:<hex>`, or `git-sha1:<hex>` for a file that came from a hub which knows it so: the SHA-1 of
+`blob <size>\\0` and the bytes, as git names its contents.
 """
 
 import hashlib
@@ -21,16 +23,23 @@ class FolderDamaged(Exception):
         self.problem = problem
 
 
-def sha256_file(path: Path) -> str:
-    """SHA-256 of a file's bytes, in hex."""
+def digest_file(path: Path, algorithm: str = "sha256") -> str:
+    """The digest of a file's bytes, with its algorithm in front. Raises `OSError`, `ValueError` for an unknown one."""
     with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+        if algorithm == "sha256":
+            return f"sha256:{hashlib.file_digest(file, 'sha256').hexdigest()}"
+        if algorithm == "git-sha1":
+            digest = hashlib.sha1(b"blob %d\0" % path.stat().st_size, usedforsecurity=False)
+            while part := file.read(1 << 20):
+                digest.update(part)
+            return f"git-sha1:{digest.hexdigest()}"
+    raise ValueError(f"no such digest: {algorithm}")
 
 
 def write_manifest(folder: Path, **facts: Any) -> int:
     """Digest every file below `folder` into its manifest, with `facts` beside. Returns the bytes of the files."""
     files = {
-        path.relative_to(folder).as_posix(): {"sizeBytes": path.stat().st_size, "sha256": sha256_file(path)}
+        path.relative_to(folder).as_posix(): {"sizeBytes": path.stat().st_size, "digest": digest_file(path)}
         for path in sorted(folder.rglob("*"))
         if path.is_file() and path.name != MANIFEST
     }
@@ -57,5 +66,5 @@ def verify_folder(folder: Path, *, digests: bool = True) -> None:
             raise FolderDamaged(folder, name, "is missing")
         if path.stat().st_size != entry["sizeBytes"]:
             raise FolderDamaged(folder, name, "has another size")
-        if digests and sha256_file(path) != entry["sha256"]:
+        if digests and digest_file(path, entry["digest"].partition(":")[0]) != entry["digest"]:
             raise FolderDamaged(folder, name, "has another digest")

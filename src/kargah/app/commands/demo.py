@@ -75,7 +75,9 @@ def _play(stage: Stage) -> dict[str, dict[str, Any]]:
         figures = {name: f"{job[name]:.3f}" for name in ("trainLoss", "valLoss", "accuracy")}
         out.print(say("demo.job", name=job["name"], status=say(f"status.{job['status']}"), **figures), markup=False)
     for text, answer in table.classify(folders["teacher"]):
-        out.print(say("demo.classified", text=text, label=answer["label"], score=f"{answer['score']:.2f}"), markup=False)
+        out.print(
+            say("demo.classified", text=text, label=answer["label"], score=f"{answer['score']:.2f}"), markup=False
+        )
     return rows
 
 

@@ -17,6 +17,7 @@ def serve(
 ) -> None:
     """Serve the API and the face. Ends cleanly on Ctrl-C; runs go on."""
 
+    logging.getLogger("alembic").setLevel(logging.WARNING)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     try:
         settings = load_settings()

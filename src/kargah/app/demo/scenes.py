@@ -10,7 +10,7 @@ from rich.progress import BarColumn, DownloadColumn, MofNCompleteColumn, Progres
 
 from kargah.app.demo.stage import MODEL_ID, DemoFailed, Stage
 from kargah.spec.journal import read_journal
-from kargah.spec.layout import RunDir
+from kargah.spec.layout import RunDir, checkpoint_name
 
 DATASET_ID = "kargah/support-fa"
 STUDENT_ID = "kargah/mini-fa"
@@ -57,7 +57,12 @@ def train(
     if teacher is not None:
         body["teacherModel"] = teacher
     run_id = stage.client.post("/api/training/start", body)["runId"]
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[figures]}"))
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("{task.fields[figures]}"),
+    )
     shown: dict[str, float] = {}
     total: int | None = None
     pid: int | None = None
@@ -106,7 +111,7 @@ def checkpoint_folder(stage: Stage, status: dict[str, Any]) -> Path:
     """The folder of a run's best checkpoint."""
     for asset in stage.client.get("/api/training/assets", runId=status["runId"]):
         if asset["id"] == status["bestCheckpoint"]:
-            return stage.home / "runs" / status["runId"] / "checkpoints" / f"step-{asset['step']:08d}"
+            return RunDir(stage.home / "runs" / status["runId"]).checkpoints / checkpoint_name(asset["step"])
     raise DemoFailed(f"the run {status['name']} has no best checkpoint")
 
 

@@ -20,7 +20,7 @@ class Stopwatch:
 
     def __init__(self) -> None:
         self._seconds = 0.0
-        self._since = time.perf_counter()
+        self._since: float | None = time.perf_counter()
 
     def restart(self, seconds: float = 0.0) -> None:
         """Count on from `seconds`."""
@@ -29,16 +29,16 @@ class Stopwatch:
 
     def seconds(self) -> float:
         """Seconds counted so far."""
-        return self._seconds + time.perf_counter() - self._since
+        return self._seconds + (time.perf_counter() - self._since if self._since is not None else 0.0)
 
     @contextmanager
     def paused(self) -> Iterator[None]:
         """Do not count what happens inside."""
-        counted = self.seconds()
+        self._seconds, self._since = self.seconds(), None
         try:
             yield
         finally:
-            self.restart(counted)
+            self._since = time.perf_counter()
 
 
 class LogWindow(Hook):
