@@ -165,18 +165,20 @@ def test_max_steps_wins_over_epochs_and_a_fraction_of_an_epoch_counts(make_run: 
     assert sink.of("metric")[-1]["epoch"] == pytest.approx(0.5)
 
 
-def test_pair_task_needs_both_texts(make_run: MakeRun, tmp_path: Path) -> None:
-    """The label says whether two texts are equal: neither text alone tells."""
+def test_second_text_of_a_pair_is_seen(make_run: MakeRun, tmp_path: Path) -> None:
     texts, _ = sentences(160, seed=4)
     pairs = [text if number % 2 else texts[number - 1] for number, text in enumerate(texts)]
     same = [text == pair for text, pair in zip(texts, pairs, strict=True)]
     write_split(tmp_path, "train", {"a": texts, "b": pairs, "same": same})
     dataset = DatasetRef("pairs", str(tmp_path), "v1", {"text": "a", "textPair": "b", "label": "same"})
-    run_dir = make_run(spec={"datasets": [dataset]}, max_steps=6, max_length=40, validation_split=0.2)
-    ending, sink = attempt(run_dir)
+    options = {"max_steps": 6, "max_length": 40, "validation_split": 0.2}
+    ending, sink = attempt(make_run(spec={"datasets": [dataset]}, **options))
     assert ending.model.config.id2label == {0: "False", 1: "True"}
     assert sink.of("started")[0]["numValidationRows"] == pytest.approx(32, abs=4)
     assert "validation rows split off by content" in sink.messages()
+    # The other column as second text: the same rows and labels, other losses.
+    twice = replace(dataset, columns={**dataset.columns, "textPair": "a"})
+    assert attempt(make_run(spec={"datasets": [twice]}, **options))[1].losses() != sink.losses()
 
 
 def test_without_validation_rows_there_is_no_evaluation(make_run: MakeRun, tmp_path: Path) -> None:

@@ -221,6 +221,7 @@ def _raised(error: BaseException, cause: BaseException | None = None) -> BaseExc
             "DISK_FULL",
             True,
         ),
+        (RuntimeError("[enforce fail at inline_container.cc:672] . unexpected pos 64 vs 0"), "DISK_FULL", True),
         (MemoryError(), "OUT_OF_MEMORY", True),
         (RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried"), "OUT_OF_MEMORY", True),
         (KeyError("x"), "INTERNAL", True),

@@ -1,7 +1,7 @@
 """A whole small server for the datasets room: guard, handlers, routers, a real SQLite file, a real data directory."""
 
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -81,6 +81,11 @@ class Server:
         assert answer.status_code == 200, answer.text
         return [json.loads(line[6:]) for line in answer.text.split("\n") if line.startswith("data: ")]
 
+    def uploads_left(self) -> list[Path]:
+        """What waits in the uploads' folder once the importer has put down its work."""
+        self.importer.stop()
+        return list(self.home.uploads.iterdir())
+
     def get(self, path: str, **params: Any) -> Any:
         """The `data` of a good answer."""
         answer = self.client.get(path, params=params)
@@ -89,13 +94,26 @@ class Server:
 
 
 @pytest.fixture
-def server(tmp_path: Path) -> Iterator[Server]:
+def new_server(tmp_path: Path) -> Iterator[Callable[[], Server]]:
+    """Makes servers on one data directory, each a restart of the one before; their importers do not work yet."""
+    made: list[Server] = []
+
+    def make() -> Server:
+        made.append(Server(tmp_path / "home"))
+        return made[-1]
+
+    yield make
+    for server in made:
+        server.close()
+
+
+@pytest.fixture
+def server(new_server: Callable[[], Server]) -> Iterator[Server]:
     """A server that works."""
-    server = Server(tmp_path / "home")
+    server = new_server()
     server.importer.start()
     with server.client:
         yield server
-    server.close()
 
 
 @pytest.fixture

@@ -61,7 +61,7 @@ def test_an_upload_becomes_a_data_set(server: Any) -> None:
         "numUniqueOver": None,
     }
     assert data["findings"] == []
-    assert not list(server.home.uploads.iterdir())
+    assert not server.uploads_left()
     assert server.client.delete(f"/api/assets/{dataset_id}").json()["data"]["freedBytes"] > 0
     assert server.client.get(f"/api/datasets/{dataset_id}").status_code == 404
 
@@ -141,7 +141,7 @@ def test_refused_before_the_answer(server: Any, files: Any, fields: dict[str, st
     body = answer.json()
     assert (answer.status_code, body["error"]) == (400, "VALIDATION_FAILED")
     assert field in [problem["field"] for problem in body["details"]] or field == "file"
-    assert not list(server.home.uploads.iterdir())
+    assert not server.uploads_left()
     assert server.get("/api/datasets") == []
 
 
@@ -169,7 +169,7 @@ def test_refused_forms(server: Any) -> None:
     assert (answer.status_code, answer.json()["error"]) == (400, "EMPTY_DATA")
     answer = server.upload({"file:test": GOOD})
     assert (answer.status_code, answer.json()["error"]) == (400, "TRAIN_SPLIT_MISSING")
-    assert not list(server.home.uploads.iterdir())
+    assert not server.uploads_left()
 
 
 def test_too_large(server: Any) -> None:
@@ -187,7 +187,7 @@ def test_too_large(server: Any) -> None:
     ]
     for answer in answers:
         assert (answer.status_code, answer.json()["error"]) == (413, "TOO_LARGE")
-    assert not list(server.home.uploads.iterdir())
+    assert not server.uploads_left()
 
 
 def test_refused_behind_the_answer(server: Any) -> None:
@@ -206,7 +206,7 @@ def test_refused_behind_the_answer(server: Any) -> None:
         assert (answer.status_code, answer.json()["error"]) == (409, "ASSET_NOT_READY")
         assert server.client.get(f"/api/datasets/{dataset_id}/rows").status_code == 409
         assert server.client.delete(f"/api/assets/{dataset_id}").status_code == 200
-    assert not list(server.home.uploads.iterdir())
+    assert not server.uploads_left()
     assert not [path for path in server.home.datasets.rglob("*") if path.is_file()]
 
 
@@ -243,10 +243,8 @@ def test_any_text_comes_back_as_it_was(server: Any, texts: list[str], label: str
     assert found == [{"text": text, "label": label, "n": str(n)} for n, text in enumerate(texts)]
 
 
-def test_a_restart_takes_the_upload_up_again(tmp_path: Path) -> None:
-    from conftest import Server
-
-    first = Server(tmp_path / "home")
+def test_a_restart_takes_the_upload_up_again(new_server: Any) -> None:
+    first = new_server()
     with first.client:
         waiting = first.upload({"file": GOOD}).json()["data"]  # nobody imports: the thread was never started
         lost = first.upload({"file": GOOD}).json()["data"]
@@ -256,7 +254,7 @@ def test_a_restart_takes_the_upload_up_again(tmp_path: Path) -> None:
     assert read_upload(first.home.uploads / lost["downloadId"]) is None
     first.close()
 
-    second = Server(tmp_path / "home")
+    second = new_server()
     second.importer.start()
     with second.client:
         last = second.events_of(waiting["datasetId"])[-1]
@@ -264,14 +262,11 @@ def test_a_restart_takes_the_upload_up_again(tmp_path: Path) -> None:
         assert len(all_rows(second, waiting["datasetId"])) == 2
         last = second.events_of(lost["datasetId"])[-1]
         assert (last["status"], last["error"]) == ("error", "UPLOAD_INTERRUPTED")
-    second.close()
-    assert not list(second.home.uploads.iterdir())
+    assert not second.uploads_left()
 
 
-def test_a_stop_leaves_the_import_for_the_next_start(tmp_path: Path) -> None:
-    from conftest import Server
-
-    first = Server(tmp_path / "home")
+def test_a_stop_leaves_the_import_for_the_next_start(new_server: Any) -> None:
+    first = new_server()
     with first.client:
         upload = first.upload({"file": GOOD}).json()["data"]
         stopping = threading.Thread(target=first.importer.stop)
@@ -285,26 +280,22 @@ def test_a_stop_leaves_the_import_for_the_next_start(tmp_path: Path) -> None:
     first.database.close()
     assert not list(first.home.datasets.rglob("*.parquet"))
 
-    second = Server(tmp_path / "home")
+    second = new_server()
     second.importer.start()
     with second.client:
         last = second.events_of(upload["datasetId"])[-1]
         assert (last["status"], last["downloadId"]) == ("done", upload["downloadId"])
-    second.close()
 
 
-def test_cancel(tmp_path: Path) -> None:
-    from conftest import Server
-
-    server = Server(tmp_path / "home")
+def test_cancel(new_server: Any) -> None:
+    server = new_server()
     with server.client:
         upload = server.upload({"file": GOOD}).json()["data"]
         server.importer.cancel(upload["downloadId"])
         server.importer.start()
         last = server.events_of(upload["datasetId"])[-1]
         assert (last["status"], last["error"]) == ("error", "CANCELLED")
-        assert not list(server.home.uploads.iterdir())
-    server.close()
+        assert not server.uploads_left()
 
 
 def test_the_document_names_form_and_errors(server: Any) -> None:

@@ -17,6 +17,9 @@ from kargah.spec.run_spec import SpecError
 
 DETAIL_MAX_CHARS = 300
 
+# Measured on a full file system: safetensors keeps the system's words, torch only says that its file came out short.
+_DISK_FULL_TEXTS = ("No space left on device", "PytorchStreamWriter failed writing", ". unexpected pos ")
+
 
 class Code(StrEnum):
     """Stable error codes of an attempt, as `exit.json` and the `finished` record carry them."""
@@ -93,7 +96,7 @@ def shortage_of(error: BaseException) -> Code | None:
         text = str(seen)
         if isinstance(seen, OSError) and seen.errno in (errno.ENOSPC, errno.EDQUOT):
             return Code.DISK_FULL
-        if "No space left on device" in text or "PytorchStreamWriter failed writing" in text:
+        if any(sign in text for sign in _DISK_FULL_TEXTS):
             return Code.DISK_FULL
         if isinstance(seen, MemoryError) or type(seen).__name__ == "OutOfMemoryError":
             return Code.OUT_OF_MEMORY

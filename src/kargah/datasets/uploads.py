@@ -60,7 +60,7 @@ class Importer:
         for transfer_id in unfinished:
             self._transfers.adopt(transfer_id)
             self._waiting.put(transfer_id)
-        self._thread = threading.Thread(target=self._work, name="dataset-importer")
+        self._thread = threading.Thread(target=self._work, name="dataset-importer", daemon=True)
         self._thread.start()
 
     def stop(self) -> None:

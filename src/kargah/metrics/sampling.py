@@ -13,7 +13,7 @@ def sample(rows: Sequence[Row], max_points: int) -> list[int]:
     """Indices, growing, of at most `max_points` of `rows` (one value a series in each row).
 
     First and last are kept. Rows of a sparse series (evaluations) are all kept where they are few; otherwise the
-    extremes of each series within each bucket. `max_points` below 2 is taken for 2.
+    extremes of each series within each bucket, from 2 points and 2 a series on. `max_points` below 2 is taken for 2.
     """
     max_points = max(2, max_points)
     if len(rows) <= max_points:
@@ -30,7 +30,9 @@ def sample(rows: Sequence[Row], max_points: int) -> list[int]:
         num_buckets = max(1, budget // (2 * len(dense)))
         for s in dense:
             kept.update(_extremes(rows, present[s], s, num_buckets))
-    return sorted(kept)[:max_points] if len(kept) > max_points else sorted(kept)
+    if len(kept) > max_points:  # too few points to show every series' extremes
+        return [0, *sorted(kept - {0, len(rows) - 1})[: max_points - 2], len(rows) - 1]
+    return sorted(kept)
 
 
 def _extremes(rows: Sequence[Row], indices: list[int], series: int, num_buckets: int) -> set[int]:

@@ -18,7 +18,7 @@ from kargah.runs.models import AttemptRow, RunRow
 from kargah.runs.states import ACTIVE, RunState
 from kargah.text.fold import fold
 from kargah.text.languages import Language
-from kargah.text.messages import translate
+from kargah.text.messages import has, translate
 
 MEASURES = {
     "loss": "loss",
@@ -60,7 +60,7 @@ def flat_row(run: RunRow, language: Language) -> dict[str, Any]:
         row["nonFinite"] = run.non_finite
     if run.error:
         row["error"] = run.error
-        row["message"] = translate(f"error.{run.error}", language, **_Params(run.error_params or {}, run))
+        row["message"] = _why(run, run.error, language)
     return row
 
 
@@ -196,6 +196,12 @@ def export_parquet(rows: Iterator[dict[str, Any]]) -> bytes:
     sink = pa.BufferOutputStream()
     pq.write_table(pa.table({**columns, "nonFinite": pa.array(odd, type=text)}), sink, compression="zstd")
     return bytes(sink.getvalue().to_pybytes())
+
+
+def _why(run: RunRow, code: str, language: Language) -> str:
+    # Where a run's own sentence differs from that of a request with the same code, it stands under `run.`.
+    key = f"run.{code}" if has(f"run.{code}", language) else f"error.{code}"
+    return translate(key, language, **_Params(run.error_params or {}, run))
 
 
 class _Params(dict[str, Any]):

@@ -99,7 +99,7 @@ def _dataset(row: AssetRow, folder: Path, config: TrainConfig) -> DatasetRef:
     for column in columns.values():
         if column not in names:
             raise errors.TrainingColumnNotFound(
-                column=column, dataset=row.id, available=", ".join(sorted(names)), details={"available": sorted(names)}
+                column=column, file=row.id, available=", ".join(sorted(names)), details={"available": sorted(names)}
             )
     if "text" not in columns or "label" not in columns:
         raise errors.NoLabels(id=row.id)

@@ -14,6 +14,13 @@ _LETTERS = str.maketrans({"ي": "ی", "ى": "ی", "ك": "ک", "ۀ": "ه", "ة": 
 
 def fold(text: str) -> str:
     """The search key of `text`. Idempotent."""
-    decomposed = unicodedata.normalize("NFKC", text).translate(_LETTERS)
-    kept = "".join(c for c in decomposed if unicodedata.category(c) not in ("Mn", "Cf"))
+    # What one pass takes away can let letters meet that the next one joins, and folding case brings new diacritics.
+    while (key := _folded(text)) != text:
+        text = key
+    return text
+
+
+def _folded(text: str) -> str:
+    composed = unicodedata.normalize("NFKC", text).translate(_LETTERS)
+    kept = "".join(c for c in composed if unicodedata.category(c) not in ("Mn", "Cf"))
     return to_latin_digits(kept).casefold()

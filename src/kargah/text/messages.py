@@ -39,7 +39,8 @@ def has(key: str, language: Language) -> bool:
 def catalog(language: Language) -> dict[str, str]:
     """Every sentence of one language by key."""
     sentences: dict[str, str] = {}
-    for file in resources.files("kargah.text").joinpath("messages", language).iterdir():
+    folder = resources.files("kargah.text").joinpath("messages", language)
+    for file in sorted(folder.iterdir(), key=lambda file: file.name):
         if file.name.endswith(".json"):
             sentences.update(json.loads(file.read_text(encoding="utf-8")))
     return sentences

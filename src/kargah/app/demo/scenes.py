@@ -1,4 +1,4 @@
-"""The scenes of the demo: a download that is killed and resumed, runs of which one loses its server, proofs from disk."""
+"""The scenes of the demo: a download that is killed and resumed, a run that loses its server, proofs from disk."""
 
 import json
 import sqlite3

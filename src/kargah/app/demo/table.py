@@ -1,4 +1,4 @@
-"""The table at the end of the demo: every model measured on the test split by the same program, and two sentences tried."""
+"""The table at the end of the demo: every model measured on the test split by one program, two sentences tried."""
 
 import json
 import subprocess
