@@ -1,4 +1,4 @@
-"""Checks the built-in Persian data set: `python scripts/check_support_set.py` prints what it finds, exit code 1 if anything is wrong.
+"""Checks the built-in Persian data set: `python scripts/check_support_set.py` prints what it finds, exits 1 if any.
 
 Near duplicates are pairs of texts whose sets of character 4-grams (folded by `kargah.text.fold`, without spaces and
 punctuation) have a Jaccard index above a threshold (Broder 1997, "On the resemblance and containment of documents").
@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from scipy import sparse
+from scipy import sparse  # type: ignore[import-untyped, unused-ignore]
 
 from kargah.text.fold import fold
 
@@ -74,7 +74,8 @@ def find_problems(folder: Path) -> list[str]:
 
 def read_split(path: Path) -> list[Row]:
     """The rows of one file, in order. Raises `ValueError` for another header or a row that is not two fields."""
-    with path.open(encoding="utf-8", newline="") as file:
+    # A byte order mark is reported by its own check, not as part of the first column's name.
+    with path.open(encoding="utf-8-sig", newline="") as file:
         lines = list(csv.reader(file, strict=True))
     if not lines or lines[0] != HEADER:
         raise ValueError(f"{path.name}: the header must be {','.join(HEADER)}")

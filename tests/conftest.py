@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from living import TESTS, Living
+from living import BERT, NOBODY, TESTS, HoldModel, Living, MakeLiving
 from starlette.testclient import TestClient
 
 from kargah.app.platform import Platform
@@ -19,8 +19,6 @@ from kargah.ground.home import folder_name
 from kargah.ground.settings import Settings
 from kargah.spec.manifest import write_manifest
 
-BERT = "HooshvareLab/bert-fa-base-uncased"
-PICKLED = "HooshvareLab/distilbert-fa-zwnj-base"
 SITE = """
 {remove}
 
@@ -47,8 +45,6 @@ description.en = "short opinions"
 columns = {{ text = "متن", label = "برچسب" }}
 files = {{ train = "train.csv", validation = "validation.csv" }}
 """
-NOBODY = "http://127.0.0.1:9"
-"""An address where no hub answers."""
 
 
 @pytest.fixture(autouse=True)
@@ -86,9 +82,6 @@ def site_catalog(tmp_path_factory: pytest.TempPathFactory) -> Path:
     file = tmp_path_factory.mktemp("site") / "catalog.toml"
     file.write_text(SITE.format(remove="" if carried else 'remove = ["kargah/mini-fa"]'), encoding="utf-8")
     return file
-
-
-MakeLiving = Callable[..., Living]
 
 
 @pytest.fixture
@@ -142,9 +135,6 @@ def api(application: Application) -> Iterator[TestClient]:
 def platform(application: Application, api: TestClient) -> Platform:
     """The open platform behind `api`."""
     return application.platform
-
-
-HoldModel = Callable[..., Path]
 
 
 @pytest.fixture

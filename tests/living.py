@@ -18,6 +18,10 @@ from kargah.app.client import Client
 
 PATIENCE_SECONDS = 120.0
 TESTS = Path(__file__).parent
+BERT = "HooshvareLab/bert-fa-base-uncased"
+PICKLED = "HooshvareLab/distilbert-fa-zwnj-base"
+NOBODY = "http://127.0.0.1:9"
+"""An address where no hub answers."""
 
 
 @dataclass(frozen=True)
@@ -153,6 +157,10 @@ class Living:
         last = self.events("/api/datasets/download/progress", datasetId=dataset_id)[-1]
         assert last.data["status"] == "done", last
         return str(dataset_id)
+
+
+MakeLiving = Callable[..., Living]
+HoldModel = Callable[..., Path]
 
 
 def told(lines: Iterator[str]) -> Iterator[Told]:

@@ -12,7 +12,7 @@ from kargah.ground.errors import ValidationFailed, invalid
 from kargah.ground.events import Event, EventLog, Lagged
 from kargah.ground.web.documented import EVENT_STREAM, errors
 from kargah.ground.web.envelope import language_of
-from kargah.ground.web.sse import Drain, ServerEvent, last_event_id, stream
+from kargah.ground.web.sse import Drain, ServerEvent, last_event_number, stream
 from kargah.text.languages import Language
 
 TOPICS = ("runs", "downloads", "assets", "system")
@@ -33,8 +33,7 @@ def build_router(events: EventLog, drain: Drain) -> APIRouter:
         ] = "runs,downloads,assets,system",
     ) -> Response:
         """Facts of the topics named, from now on or behind `Last-Event-ID`."""
-        named = last_event_id(request)
-        last = int(named) if named and named.isdigit() else None
+        last = last_event_number(request)
         return stream(_events(events, _topics(topics), last, language_of(request)), drain)
 
     return router

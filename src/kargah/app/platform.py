@@ -19,7 +19,7 @@ from kargah.ground.settings import Settings
 from kargah.hub.downloads import Downloads
 from kargah.hub.job import TransferSettings
 from kargah.runs.executor import LocalExecutor
-from kargah.runs.ingest import forget_checkpoint
+from kargah.runs.ingest import delete_checkpoint
 from kargah.runs.service import Runs
 from kargah.runs.supervisor import Supervisor
 
@@ -46,7 +46,7 @@ class Platform:
         slots = settings.local_runs or executor.slots()
         self.supervisor = Supervisor(self.database, self.events, self.registry, self.home, executor, slots)
         self.runs = Runs(self.database, self.events, self.registry, self.supervisor)
-        self.registry.on_remove("checkpoint", forget_checkpoint)
+        self.registry.on_remove("checkpoint", delete_checkpoint)
         self.downloads.on_dataset(self._dataset_arrived)
 
     def open(self) -> None:

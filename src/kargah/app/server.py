@@ -2,6 +2,7 @@
 
 import asyncio
 import signal
+import socket
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from types import FrameType
@@ -44,11 +45,13 @@ class Application:
             max_upload_bytes=platform.settings.max_upload_bytes,
         )
         self.api = self._build()
+        # Around the whole application, so that an unexpected error's answer carries the strict headers too.
+        self._guarded = Guard(self.api, self.guard)
 
     @property
     def asgi(self) -> ASGIApp:
         """What a server runs."""
-        return self.api
+        return self._guarded
 
     def begin_drain(self) -> None:
         """From now on nothing new is taken and streams end."""
@@ -82,7 +85,6 @@ class Application:
         api.include_router(run_routes.build_router(platform.runs, self.drain))
         api.include_router(event_routes.build_router(platform.events, self.drain))
         api.include_router(api_docs.build_router())
-        api.add_middleware(Guard, settings=self.guard)
         api_docs.tidy_openapi(api)
         return api
 
@@ -116,13 +118,16 @@ def check_address(settings: Settings, host: str) -> None:
 
 
 def serve(settings: Settings, host: str, port: int, *, on_ready: Any = None) -> None:
-    """Serve until a signal. Raises `CannotStart`."""
+    """Serve until a signal. Raises `CannotStart`, and `OSError` when the address cannot be had."""
     check_address(settings, host)
+    with _bound(host, port) as place:
+        _serve(settings, host, place, on_ready)
+
+
+def _serve(settings: Settings, host: str, place: socket.socket, on_ready: Any) -> None:
     application = Application(Platform(settings), host)
     config = uvicorn.Config(
         application.asgi,
-        host=host,
-        port=port,
         loop="uvloop",
         http="httptools",
         log_level="warning",
@@ -133,12 +138,24 @@ def serve(settings: Settings, host: str, port: int, *, on_ready: Any = None) -> 
     )
     server = Server(config, application)
     if on_ready is not None:
-        asyncio.run(_serve_and_tell(server, on_ready))
+        asyncio.run(_serve_and_tell(server, place, on_ready))
     else:
-        server.run()
+        server.run([place])
 
 
-async def _serve_and_tell(server: Server, on_ready: Any) -> None:
+def _bound(host: str, port: int) -> socket.socket:
+    """A socket that has the address and does not listen yet: nobody is kept waiting while the server starts."""
+    place = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET, socket.SOCK_STREAM)
+    try:
+        place.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        place.bind((host, port))
+    except OSError:
+        place.close()
+        raise
+    return place
+
+
+async def _serve_and_tell(server: Server, place: socket.socket, on_ready: Any) -> None:
     async def tell() -> None:
         while not server.started and not server.should_exit:
             await asyncio.sleep(0.02)
@@ -146,5 +163,5 @@ async def _serve_and_tell(server: Server, on_ready: Any) -> None:
             on_ready()
 
     telling = asyncio.ensure_future(tell())
-    await server.serve()
+    await server.serve([place])
     telling.cancel()

@@ -10,7 +10,7 @@ from kargah.spec.layout import read_json
 
 
 def sweep(home: Home) -> int:
-    """Delete blobs that no snapshot links to and no unfinished download wants. Returns the bytes given back."""
+    """Delete blobs that no snapshot links to and parts, unless a download wants them. Returns the bytes given back."""
     wanted = _wanted(home)
     freed = 0
     for path in home.blobs.glob("*-??/*"):
@@ -18,6 +18,11 @@ def sweep(home: Home) -> int:
         if info.st_nlink == 1 and f"{path.parent.name[:-3]}:{path.name}" not in wanted:
             path.unlink()
             freed += info.st_size
+    for path in home.blobs.glob("parts/*"):
+        algorithm, _, hexdigits = path.stem.rpartition("-")
+        if f"{algorithm}:{hexdigits}" not in wanted:
+            freed += path.stat().st_size
+            path.unlink()
     return freed
 
 

@@ -90,7 +90,7 @@ class Registry:
             row = session.get(AssetRow, (entry.kind, entry.id))
             if row is None:
                 raise AssetNotReady(id=id, details={"id": id, "status": "available"})
-        if row.source == "HuggingFace":
+        if row.source in ("HuggingFace", "builtin"):
             self.catalog.require(_catalog_kind(wanted), row.id)
         if row.status != "ready":
             raise AssetNotReady(id=id, details={"id": id, "status": row.status})

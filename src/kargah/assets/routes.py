@@ -21,7 +21,7 @@ from kargah.ground.home import disk_bytes
 from kargah.ground.web.documented import EVENT_STREAM, errors
 from kargah.ground.web.envelope import Ok, Wire, language_of, ok
 from kargah.ground.web.paging import Cursor, Limit, decode_cursor, encode_cursor
-from kargah.ground.web.sse import Drain, end_of_stream, last_event_id, stream
+from kargah.ground.web.sse import Drain, end_of_stream, last_event_number, stream
 from kargah.text.fold import fold
 from kargah.text.sizes import human_size
 
@@ -92,9 +92,8 @@ def build_router(registry: Registry, transfers: Transfers, drain: Drain) -> APIR
             if entry is None:
                 registry.catalog.require(kind, place)
             raise DownloadNotFound(id=place)
-        named = last_event_id(request)
-        last = int(named) if named and named.isdigit() else None
-        if snapshot.ended and last is not None and last >= snapshot.seq:
+        last = last_event_number(request)
+        if snapshot.ended and last == snapshot.seq:
             return end_of_stream()
         return stream(transfers.events(snapshot, last, language_of(request)), drain)
 

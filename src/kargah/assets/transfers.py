@@ -185,7 +185,8 @@ class Transfers:
                 part = min(99, after.bytes_downloaded * 100 // after.total_bytes)
                 after = replace(after, progress=max(before.progress, part))
             after = replace(after, seq=_next_seq(before.seq))
-            moved = after.state != before.state
+            # What a client has seen of the percentage must outlive this server, so it is written before it is told.
+            moved = after.state != before.state or after.progress != before.progress
         if moved or time.monotonic() - self._persisted_at.get(transfer_id, 0.0) >= PERSIST_EVERY_SECONDS:
             self._persist(after)
         self._publish(after)
@@ -221,7 +222,8 @@ class Transfers:
         subscription = self._events.subscribe([topic])
         try:
             present = await run_in_threadpool(self.get, snapshot.transfer_id)
-            sent = last_id or 0
+            # An id that is ahead of ours is none of this stream's (a clock was put back): begin anew.
+            sent = last_id if last_id is not None and last_id <= present.seq else 0
             if present.seq > sent or present.ended:
                 yield ServerEvent(present.wire(language), str(present.seq))
                 sent = present.seq
@@ -265,6 +267,7 @@ class Transfers:
                 else before.bytes_downloaded,
                 speed=None,
                 eta_seconds=None,
+                file=None,
                 until=None,
                 error=error,
                 error_params=params,

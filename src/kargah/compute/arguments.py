@@ -10,7 +10,7 @@ from transformers import Adafactor, TrainingArguments
 
 from kargah.compute.failures import Code, TrainingFailed
 from kargah.compute.hardware import Hardware
-from kargah.spec.run_spec import LR_SCHEDULERS, OPTIMIZERS, TASKS, RunSpec, TrainConfig, to_camel
+from kargah.spec.run_spec import LR_SCHEDULERS, OPTIMIZERS, TASKS, VOCABULARIES, RunSpec, TrainConfig, to_camel
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,6 +28,7 @@ def check_spec(spec: RunSpec) -> None:
         ("task", spec.task, TASKS),
         ("optimizer", config.optimizer, OPTIMIZERS),
         ("lrScheduler", config.lr_scheduler, LR_SCHEDULERS),
+        ("vocabulary", config.vocabulary, VOCABULARIES),
     ):
         if value not in known:
             raise TrainingFailed(Code.NOT_SUPPORTED, f"{value} is none of {', '.join(known)}", field=name)
@@ -40,6 +41,8 @@ def check_spec(spec: RunSpec) -> None:
         _require(getattr(config, name) >= 0, name, "must not be negative")
     _require(config.max_length >= 4, "max_length", "must be at least 4 tokens")
     _require(config.learning_rate > 0, "learning_rate", "must be positive")
+    rate = config.embedding_learning_rate
+    _require(rate is None or rate > 0, "embedding_learning_rate", "must be positive")
     _require(config.max_steps is not None or config.epochs > 0, "epochs", "must be positive")
     _require(config.early_stopping_patience >= 1, "early_stopping_patience", "must be at least 1")
     _require(0 <= config.validation_split < 1, "validation_split", "must be at least 0 and below 1")

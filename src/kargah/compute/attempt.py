@@ -20,6 +20,7 @@ from kargah.compute.distil import cross_entropy_sum, distillation_objective, tea
 from kargah.compute.encode import EncodedRows, encode_rows
 from kargah.compute.failures import Code, Interrupted, TrainingFailed
 from kargah.compute.forward import logits_of
+from kargah.compute.graft import graft, persian_tokenizer
 from kargah.compute.hardware import Hardware, prepare_hardware, versions
 from kargah.compute.hooks import Hook, StepEnd
 from kargah.compute.hooks.cadence import Cadence
@@ -99,7 +100,7 @@ def run_attempt(run_dir: RunDir, number: int, sink: Sink, wishes: Wishes, progre
     check_wish()
     objective, judged = _objective(spec, run_dir, data, hardware, log, check_wish)
     set_seed(spec.config.seed)
-    tokenizer, model = _load(spec, resume, data.labels, log)
+    tokenizer, model = _load(spec, resume, data, log)
     log.info("model loaded", kind=model.config.model_type, numParameters=num_parameters(model))
     train_rows, validation_rows = _encode(spec, tokenizer, model, data, log)
     train_rows.teacher_logits = judged
@@ -128,6 +129,7 @@ def run_attempt(run_dir: RunDir, number: int, sink: Sink, wishes: Wishes, progre
         tokenizer=tokenizer,
         arguments=training_arguments(spec.config, plan, hardware, run_dir.checkpoints),
         optimizer=optimizer_of(spec.config),
+        embedding_learning_rate=spec.config.embedding_learning_rate,
         rows=train_rows,
         plan=plan,
         objective=objective,
@@ -204,21 +206,33 @@ def _objective(
 
 
 def _load(
-    spec: RunSpec, resume: _ResumePoint | None, labels: list[str], log: Log
+    spec: RunSpec, resume: _ResumePoint | None, data: TrainingData, log: Log
 ) -> tuple[PreTrainedTokenizerBase, PreTrainedModel]:
     if resume is None:
         folder = Path(spec.base_model.path)
         tokenizer = load_tokenizer(folder)
-        return tokenizer, load_classifier(folder, labels, tokenizer, log)
+        model = load_classifier(folder, data.labels, tokenizer, log)
+        return (_graft(model, tokenizer, data.train, log) if spec.config.vocabulary == "fa" else tokenizer), model
     model, known = load_trained(resume.folder)
-    if known != labels:
+    if known != data.labels:
         raise TrainingFailed(
             Code.DATA_DAMAGED,
             "the data's labels are not those of the checkpoint",
-            labels=labels,
+            labels=data.labels,
             checkpointLabels=known,
         )
     return load_tokenizer(resume.folder), model
+
+
+def _graft(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, rows: Rows, log: Log) -> PreTrainedTokenizerBase:
+    persian = persian_tokenizer([*rows.texts, *rows.pairs], tokenizer)
+    grafted = graft(model, tokenizer, persian)
+    log.info(
+        f"Persian vocabulary grafted: {grafted.vocabulary_size} pieces, {grafted.num_glossed} from glosses",
+        vocabularySize=grafted.vocabulary_size,
+        numGlossed=grafted.num_glossed,
+    )
+    return persian
 
 
 def _encode(

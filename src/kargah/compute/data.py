@@ -165,13 +165,18 @@ def _rows_of(table: pa.Table, wanted: dict[str, str]) -> tuple[Rows, int]:
     rows = Rows()
     for number, (text, label) in enumerate(zip(texts, labels, strict=True)):
         pair = pairs[number] if pairs is not None else ""
-        if text is None or pair is None or label is None or label != label:  # NaN differs from itself
+        if _is_blank(text) or (pairs is not None and _is_blank(pair)) or _is_blank(label):
             continue
         rows.texts.append(str(text))
         rows.labels.append(label_text(label))
         if pairs is not None:
             rows.pairs.append(str(pair))
     return rows, len(texts) - len(rows)
+
+
+def _is_blank(value: Any) -> bool:
+    # NaN differs from itself.
+    return value is None or value != value or not str(value).strip()
 
 
 def _content_key(rows: Rows, number: int) -> bytes:

@@ -8,6 +8,7 @@ clipping, autocast, and the files of optimizer, schedule and random states. Repl
     get_train_dataloader         batches are a function of (seed, epoch) and draw nothing from torch's random state,
                                  which therefore belongs to dropout alone
     _load_from_checkpoint        the model was loaded from the checkpoint before the trainer was built
+    create_optimizer             the input embedding may have a learning rate of its own
     log, floating_point_ops      silent
 """
 
@@ -79,6 +80,7 @@ class HookedTrainer(Trainer):
         tokenizer: PreTrainedTokenizerBase,
         arguments: TrainingArguments,
         optimizer: tuple[type[torch.optim.Optimizer], dict[str, Any]],
+        embedding_learning_rate: float | None,
         rows: EncodedRows,
         plan: Plan,
         objective: Objective,
@@ -99,6 +101,7 @@ class HookedTrainer(Trainer):
         self._evaluate_now = evaluate_now
         self._hooks = hooks
         self._stopwatch = stopwatch
+        self._embedding_learning_rate = embedding_learning_rate
         self._settled_step = 0
 
     def run(self, checkpoint: Path | None, step: int) -> Outcome:
@@ -126,6 +129,13 @@ class HookedTrainer(Trainer):
         self._save_rng_state(str(folder))
         self.state.save_to_json(str(folder / "trainer_state.json"))
         write_json(folder / HOOKS, {hook.name: hook.state() for hook in self._hooks if hook.name})
+
+    def create_optimizer(self, model: Any = None) -> torch.optim.Optimizer:
+        if self.optimizer is None and self._embedding_learning_rate is not None:
+            optimizer = super().create_optimizer(model)
+            _give_own_rate(optimizer, self._model.get_input_embeddings(), self._embedding_learning_rate)
+            return optimizer
+        return super().create_optimizer(model)
 
     def get_train_dataloader(self) -> DataLoader[int]:
         batches = EpochBatches(len(self._rows), self.args.per_device_train_batch_size, self.args.seed)
@@ -199,3 +209,14 @@ class HookedTrainer(Trainer):
 
     def floating_point_ops(self, inputs: dict[str, Any]) -> int:
         return 0
+
+
+def _give_own_rate(optimizer: torch.optim.Optimizer, module: torch.nn.Module, learning_rate: float) -> None:
+    """Move the parameters of `module` into groups of their own, behind the others, with `learning_rate`."""
+    own = {id(parameter) for parameter in module.parameters()}
+    for group in list(optimizer.param_groups):
+        moved = [parameter for parameter in group["params"] if id(parameter) in own]
+        if moved:
+            group["params"] = [parameter for parameter in group["params"] if id(parameter) not in own]
+            options = {name: value for name, value in group.items() if name not in ("params", "lr", "initial_lr")}
+            optimizer.add_param_group({"params": moved, **options, "lr": learning_rate})

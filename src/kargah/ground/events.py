@@ -6,6 +6,7 @@ log is the truth; a subscriber that fell behind is told so (`Lagged`) and reads 
 """
 
 import asyncio
+import contextlib
 import json
 import threading
 from collections import deque
@@ -60,7 +61,8 @@ class Subscription:
 
     def offer(self, event: Event) -> None:
         """Hand over a fact; called from any thread."""
-        self._loop.call_soon_threadsafe(self._take, event)
+        with contextlib.suppress(RuntimeError):  # the loop has ended, and its reader with it
+            self._loop.call_soon_threadsafe(self._take, event)
 
     async def next(self, timeout_seconds: float) -> Event | None:
         """The next fact, or None when none came in time. Raises `Lagged`."""

@@ -8,6 +8,8 @@ from typing import Annotated, Any, Literal
 import platformdirs
 from pydantic import Field, SecretStr, ValidationError, field_validator
 from pydantic_settings import BaseSettings, NoDecode, PydanticBaseSettingsSource, SettingsConfigDict
+from sqlalchemy import make_url
+from sqlalchemy.exc import ArgumentError
 
 from kargah.ground.errors import SettingsInvalid
 
@@ -18,7 +20,7 @@ CONFIG_FILE = "kargah.toml"
 class Settings(BaseSettings):
     """Everything that can be set. Each field is `KARGAH_<NAME>` in the environment, `<name>` in `kargah.toml`."""
 
-    model_config = SettingsConfigDict(env_prefix="KARGAH_", extra="ignore", frozen=True)
+    model_config = SettingsConfigDict(env_prefix="KARGAH_", env_ignore_empty=True, extra="ignore", frozen=True)
 
     home: Path = Field(default_factory=lambda: Path(platformdirs.user_data_dir("kargah")))
     """Everything that is kept."""
@@ -59,6 +61,16 @@ class Settings(BaseSettings):
             raise ValueError("must be http:// or https:// addresses")
         return value
 
+    @field_validator("database_url")
+    @classmethod
+    def _url(cls, value: str | None) -> str | None:
+        if value is not None:
+            try:
+                make_url(value)
+            except ArgumentError as error:
+                raise ValueError("must be the URL of a database") from error
+        return value
+
     @field_validator("home")
     @classmethod
     def _absolute(cls, value: Path) -> Path:
@@ -88,7 +100,7 @@ def load_settings(**overrides: Any) -> Settings:
         if not file.is_file():
             return settings
         written = _read_file(file)
-        environment = {name for name in written if f"KARGAH_{name.upper()}" in os.environ}
+        environment = {name for name in written if os.environ.get(f"KARGAH_{name.upper()}")}
         return Settings(**{**{k: v for k, v in written.items() if k not in environment}, **overrides})
     except ValidationError as error:
         first = error.errors()[0]

@@ -8,6 +8,7 @@ every unfinished download up again, and the worker goes on from the parts on dis
 import json
 import logging
 import os
+import shutil
 import subprocess
 import sys
 import threading
@@ -16,11 +17,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any
 
+from sqlalchemy.orm import Session
+
 from kargah.assets.catalog import Catalog, Entry, Kind
+from kargah.assets.models import AssetRow
 from kargah.assets.registry import Registry
 from kargah.assets.transfers import Snapshot, State, Transfers
 from kargah.ground.db import Database
-from kargah.ground.errors import DiskFull, InvalidState, KargahError, Offline
+from kargah.ground.errors import DiskFull, Internal, InvalidState, KargahError, Offline
 from kargah.ground.home import Home, folder_name
 from kargah.ground.settings import Settings
 from kargah.hub.arrival import Arrival, ArrivalFailed
@@ -49,11 +53,15 @@ Finisher = Callable[[Entry, Path, str, Callable[[int, int], None]], dict[str, An
 
 @dataclass
 class _Active:
-    """A download that has a thread. `wish` is set before the worker is told, so that its end is understood."""
+    """A download that has a thread. `wish` is set before the worker is told, so that its end is understood.
+
+    `arriving`: all bytes are here and verified, so it is too late to pause or cancel.
+    """
 
     snapshot: Snapshot
     entry: Entry
     wish: str | None = None
+    arriving: bool = False
     process: "subprocess.Popen[bytes] | None" = None
     guard: threading.Lock = field(default_factory=threading.Lock)
 
@@ -95,6 +103,8 @@ class Downloads:
         self._ending = False
         self._arrival = Arrival(home)
         self._finish_dataset: Finisher | None = None
+        for kind in ("model", "dataset"):
+            registry.on_remove(kind, self._forget)
 
     def on_dataset(self, finisher: Finisher) -> None:
         """How the files of a data set become an asset; the rooms beside this one cannot be asked directly."""
@@ -145,13 +155,12 @@ class Downloads:
         return snapshot, True
 
     def pause(self, kind: Kind, any_id: str) -> Snapshot:
-        """Let go of the network and keep the bytes. Raises `InvalidState` when nothing is under way."""
+        """Let go of the network and keep the bytes. Raises `InvalidState` when there is nothing to let go of."""
         with self._guard:
             snapshot, active = self._under_way(kind, any_id)
             if snapshot.state is State.PAUSED:
                 return snapshot
-            if snapshot.state is State.CONVERTING:
-                raise InvalidState(details={"state": snapshot.state.value})
+            self._check_not_arriving(snapshot, active)
             if active is None or active in self._queue:
                 self._drop(active)
                 self.transfers.enter(snapshot.transfer_id, State.PAUSED)
@@ -172,9 +181,10 @@ class Downloads:
         return self.transfers.get(snapshot.transfer_id)
 
     def cancel(self, kind: Kind, any_id: str) -> Snapshot:
-        """End a download; its bytes stay for a later try. Raises `InvalidState`."""
+        """End a download; its bytes stay for a later try. Raises `InvalidState`, also once all bytes are here."""
         with self._guard:
             snapshot, active = self._under_way(kind, any_id)
+            self._check_not_arriving(snapshot, active)
             if active is None or active in self._queue:
                 self._drop(active)
                 self.transfers.fail(snapshot.transfer_id, "CANCELLED")
@@ -190,9 +200,21 @@ class Downloads:
         waiting = next((one for one in self._queue if one.snapshot.transfer_id == snapshot.transfer_id), None)
         return snapshot, self._active.get(snapshot.transfer_id) or waiting
 
+    @staticmethod
+    def _check_not_arriving(snapshot: Snapshot, active: _Active | None) -> None:
+        if active is not None and active.arriving:
+            raise InvalidState(details={"state": snapshot.state.value})
+
     def _drop(self, active: _Active | None) -> None:
         if active is not None and active in self._queue:
             self._queue.remove(active)
+
+    def _forget(self, _session: Session, row: AssetRow) -> None:
+        """An asset is being deleted: what an ended download of it left behind goes too, and its parts with it."""
+        shutil.rmtree(self._folder(row.kind, row.id), ignore_errors=True)
+
+    def _folder(self, kind: str, asset_id: str) -> Path:
+        return self._home.downloads / f"{kind}--{folder_name(asset_id)}"
 
     def _check_space(self, entry: Entry) -> None:
         free = self._home.free_bytes()
@@ -222,15 +244,21 @@ class Downloads:
             log.exception("download of %s", active.entry.id)
             code = "DISK_FULL" if error.errno == 28 else "STORAGE_FAILED"
             self.transfers.fail(active.snapshot.transfer_id, code)
+        except Exception:
+            # The edge of the thread: whatever happened, the download must end and the next one begin.
+            log.exception("download of %s", active.entry.id)
+            self.transfers.fail(active.snapshot.transfer_id, Internal.code)
         finally:
             with self._guard:
-                self._active.pop(active.snapshot.transfer_id, None)
+                # A pause lets a resume in before this thread has ended; what is here then is the resumed one.
+                if self._active.get(active.snapshot.transfer_id) is active:
+                    del self._active[active.snapshot.transfer_id]
             self._fill()
 
     def _fetch(self, active: _Active) -> None:
         transfer_id = active.snapshot.transfer_id
         self.transfers.enter(transfer_id, State.RESOLVING)
-        folder = self._home.downloads / f"{active.entry.kind}--{folder_name(active.entry.id)}"
+        folder = self._folder(active.entry.kind, active.entry.id)
         folder.mkdir(parents=True, exist_ok=True)
         deaths = 0
         while True:
@@ -245,7 +273,7 @@ class Downloads:
             if deaths >= MAX_DEATHS:
                 last = {"type": "error", "error": "WORKER_DIED", "params": {}, "resumable": True}
                 break
-        if last["type"] == "done":
+        if last["type"] == "done" and self._may_arrive(active):
             self._arrive(active, folder, last)
         elif last["type"] == "error":
             if not last["resumable"]:
@@ -256,6 +284,11 @@ class Downloads:
             self.transfers.enter(transfer_id, State.PAUSED)
         elif active.wish == "cancel":
             self.transfers.fail(transfer_id, "CANCELLED")
+
+    def _may_arrive(self, active: _Active) -> bool:
+        with self._guard:
+            active.arriving = active.wish != "cancel"
+            return active.arriving
 
     def _bytes(self, transfer_id: str) -> int:
         present = self.transfers.current(transfer_id)
@@ -352,8 +385,9 @@ class Downloads:
         except ArrivalFailed as failure:
             self.transfers.fail(transfer_id, failure.code, {"id": entry.id})
             return
-        self.transfers.finish(transfer_id, **facts)
+        # Before anyone hears of the end: who then deletes the asset and begins anew works in the same folder.
         self._arrival.clear(folder)
+        self.transfers.finish(transfer_id, **facts)
 
 
 def _environment(token: str | None) -> dict[str, str]:

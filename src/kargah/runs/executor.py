@@ -3,7 +3,9 @@
 The handle of an attempt is its process id, for the lock in the run directory says who is alive.
 """
 
+import contextlib
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -56,6 +58,13 @@ class LocalExecutor:
         with self._guard:
             child = self._children.get(pid) if pid is not None else None
         return child is not None and child.poll() is None
+
+    def kill(self, run: RunDir) -> None:
+        """End the program that holds a run's lock, with its workers, at once."""
+        pid = holder_pid(run.lock)
+        if pid is not None:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(pid, signal.SIGKILL)
 
     def reap(self, pid: int | None) -> int | None:
         """The exit code of a child of this server that ended, or None."""

@@ -12,13 +12,18 @@ from sqlalchemy.orm import Session
 
 from kargah.assets.models import AssetRow
 from kargah.assets.registry import Registry
+from kargah.ground.errors import InUse
 from kargah.ground.events import EventLog
 from kargah.ground.ids import new_id, parse_rfc3339
 from kargah.metrics import store
 from kargah.metrics.store import Point
 from kargah.runs.models import AttemptRow, RunRow
-from kargah.runs.states import AttemptState, RunState, transition
+from kargah.runs.states import ENDED, AttemptState, RunState, transition
 from kargah.spec.journal import JournalPart, Record
+
+
+class RecordDamaged(Exception):
+    """A record of a journal is not what it must be."""
 
 
 class Ingest:
@@ -29,9 +34,15 @@ class Ingest:
         self._registry = registry
 
     def take(self, session: Session, run: RunRow, attempt: AttemptRow, part: JournalPart) -> None:
-        """Store what `part` says and the offset behind it, within the caller's write transaction."""
+        """Store what `part` says and the offset behind it, within the caller's write transaction.
+
+        Raises `RecordDamaged`; what came before that record is not stored either.
+        """
         for record in part.records:
-            self._take_one(session, run, attempt, record)
+            try:
+                self._take_one(session, run, attempt, record)
+            except (KeyError, TypeError, ValueError, AttributeError) as error:
+                raise RecordDamaged(f"{record!r:.200}") from error
         attempt.journal_offset = part.offset
         session.flush()
 
@@ -142,6 +153,14 @@ def forget_checkpoint(session: Session, row: AssetRow) -> None:
     """A checkpoint is being deleted: its run no longer points to it."""
     for column in ("best_checkpoint", "last_checkpoint"):
         session.execute(update(RunRow).where(getattr(RunRow, column) == row.id).values({column: None}))
+
+
+def delete_checkpoint(session: Session, row: AssetRow) -> None:
+    """A person deletes a checkpoint. Raises `InUse` for the one that an unfinished run goes on from."""
+    run = session.get(RunRow, row.run_id)
+    if run is not None and run.last_checkpoint == row.id and RunState(run.status) not in ENDED:
+        raise InUse(id=row.id, details={"holders": [f"run:{run.id}"]})
+    forget_checkpoint(session, row)
 
 
 def mend_checkpoints(session: Session, registry: Registry, run: RunRow, folder: Path) -> None:

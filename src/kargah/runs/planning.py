@@ -78,6 +78,7 @@ def _config(body: ConfigBody) -> TrainConfig:
         ("optimizer", run_spec.OPTIMIZERS),
         ("lr_scheduler", run_spec.LR_SCHEDULERS),
         ("mixed_precision", run_spec.MIXED_PRECISION),
+        ("vocabulary", run_spec.VOCABULARIES),
     ):
         if name in given and given[name] not in allowed:
             field = f"config.{run_spec.to_camel(name)}"

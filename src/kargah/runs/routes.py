@@ -12,7 +12,7 @@ from kargah.ground.errors import AssetNotReady, DiskFull, InvalidState, NotSuppo
 from kargah.ground.web.documented import EVENT_STREAM, errors
 from kargah.ground.web.envelope import Ok, OkPage, language_of, ok
 from kargah.ground.web.paging import Cursor, Limit
-from kargah.ground.web.sse import Drain, end_of_stream, last_event_id, stream
+from kargah.ground.web.sse import Drain, end_of_stream, last_event_number, stream
 from kargah.metrics import store
 from kargah.runs import analytics, schemas
 from kargah.runs.errors import (
@@ -121,8 +121,7 @@ def build_router(runs: Runs, drain: Drain) -> APIRouter:
         """A run's events: a snapshot, then live; closed after the final state."""
         with runs.database.read() as session:
             run = runs.get(session, run_id)
-        named = last_event_id(request)
-        last = int(named) if named and named.isdigit() else None
+        last = last_event_number(request)
         if streams.has_ended(run.id, last):
             return end_of_stream()
         return stream(streams.of(run.id, last, language_of(request)), drain)

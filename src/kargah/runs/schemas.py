@@ -66,6 +66,8 @@ class ConfigBody(Body):
     lora: LoraBody | None = None
     columns: dict[Literal["text", "textPair", "label"], Annotated[str, StringConstraints(max_length=400)]] | None = None
     validation_split: Annotated[Finite, Field(gt=0, lt=1)] | None = None
+    vocabulary: Annotated[str, StringConstraints(max_length=60)] | None = None
+    embedding_learning_rate: Annotated[Finite, Field(gt=0, le=1)] | None = None
 
 
 class StartBody(Body):

@@ -21,12 +21,12 @@ from kargah.ground.home import Home
 from kargah.ground.ids import now
 from kargah.metrics import store
 from kargah.runs.executor import LocalExecutor
-from kargah.runs.ingest import Ingest, mend_checkpoints
+from kargah.runs.ingest import Ingest, RecordDamaged, mend_checkpoints
 from kargah.runs.models import AttemptRow, RunRow
 from kargah.runs.states import ACTIVE, ENDED, AttemptState, RunState, transition
 from kargah.spec.control import Exit, Outcome, Wish, read_exit, write_wish
 from kargah.spec.journal import read_journal
-from kargah.spec.layout import RunDir
+from kargah.spec.layout import AttemptDir, RunDir
 from kargah.spec.lock import holder_pid
 
 log = logging.getLogger(__name__)
@@ -117,20 +117,32 @@ class Supervisor:
         # Asked before reading: what a dying program wrote last is then surely read below.
         alive = self._executor.alive(run_dir, active.pid)
         attempt_dir = run_dir.attempt(active.number)
-        offset = active.offset
-        while True:
-            part = read_journal(attempt_dir.journal, offset)
-            if not part.records:
-                break
-            with self._database.write() as session:
-                run, attempt = _rows(session, active)
-                self._ingest.take(session, run, attempt, part)
-            offset = part.offset
+        try:
+            self._take_in(active, attempt_dir)
+        except (RecordDamaged, ValueError):
+            # Nothing behind a damaged record can be trusted: the next attempt trains it again.
+            log.exception("the journal of run %s is damaged", active.run_id)
+            if alive:
+                self._executor.kill(run_dir)
+            else:
+                self._lose(active)
+            return
         ended = read_exit(attempt_dir.exit)
         if ended is not None and not alive:
             self._finish(active, ended)
         elif not alive and not (active.state == AttemptState.STARTING and active.young and active.pid is None):
             self._lose(active)
+
+    def _take_in(self, active: _Active, attempt_dir: AttemptDir) -> None:
+        offset = active.offset
+        while True:
+            part = read_journal(attempt_dir.journal, offset)
+            if not part.records:
+                return
+            with self._database.write() as session:
+                run, attempt = _rows(session, active)
+                self._ingest.take(session, run, attempt, part)
+            offset = part.offset
 
     def _finish(self, active: _Active, ended: Exit) -> None:
         self._executor.reap(active.pid)

@@ -25,6 +25,8 @@ LR_SCHEDULERS = (
     "constant_with_warmup",
 )
 MIXED_PRECISION = ("no",)
+VOCABULARIES = ("own", "fa")
+"""The model's own vocabulary, or Kargah's Persian one grafted onto the model."""
 
 
 class SpecError(ValueError):
@@ -65,9 +67,10 @@ class DatasetRef:
 class TrainConfig:
     """Hyper-parameters with every default resolved. Units stand with each field.
 
-    `max_steps` wins over `epochs`. `eval_every_steps` and `checkpoint_every_steps` of None mean once an epoch.
-    The distillation loss is `alpha * KL(teacher || student) at T, times T² + (1 - alpha) * cross entropy`
-    (Hinton et al. 2015, "Distilling the Knowledge in a Neural Network").
+    `max_steps` wins over `epochs`. `embedding_learning_rate` of None is `learning_rate`. `eval_every_steps` and
+    `checkpoint_every_steps` of None mean once an epoch. The distillation loss is
+    `alpha * KL(teacher || student) at T, times T² + (1 - alpha) * cross entropy` (Hinton et al. 2015, "Distilling the
+    Knowledge in a Neural Network").
     """
 
     epochs: float = 3.0
@@ -94,6 +97,8 @@ class TrainConfig:
     distillation_temperature: float = 2.0
     columns: dict[str, str] | None = None
     validation_split: float = 0.1
+    vocabulary: str = "own"
+    embedding_learning_rate: float | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -103,7 +103,7 @@ class Guard:
         origin = request.headers.get("origin")
         if origin is None or origin in self._settings.cors_origins:
             return
-        if urlsplit(origin).netloc != host or urlsplit(origin).scheme not in ("http", "https"):
+        if origin not in (f"http://{host}", f"https://{host}"):
             raise ForeignOrigin()
 
     def _own_host(self, name: str) -> bool:

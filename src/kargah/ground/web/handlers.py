@@ -16,7 +16,6 @@ from kargah.ground.errors import (
     KargahError,
     MethodNotAllowed,
     NotFound,
-    TooLarge,
     ValidationFailed,
 )
 from kargah.ground.web.envelope import failure, language_of
@@ -95,11 +94,10 @@ async def _rejected(request: Request, error: Exception) -> Response:
 
 async def _http(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
-    known: dict[int, KargahError] = {
-        404: NotFound(),
-        405: MethodNotAllowed(method=request.method),
-        413: TooLarge(),
-    }
+    if isinstance(error.__cause__, KargahError):
+        # FastAPI takes whatever ends the reading of a body for a broken body; ours says what it was.
+        return failure(error.__cause__, language_of(request))
+    known: dict[int, KargahError] = {404: NotFound(), 405: MethodNotAllowed(method=request.method)}
     ours = known.get(error.status_code, BadRequest() if error.status_code < 500 else Internal())
     if isinstance(ours, BadRequest):
         ours = ValidationFailed(("body", "problem.invalid", {}))

@@ -66,6 +66,12 @@ def last_event_id(request: Request) -> str | None:
     return request.headers.get("last-event-id") or request.query_params.get("lastEventId") or None
 
 
+def last_event_number(request: Request) -> int | None:
+    """`last_event_id` as a number of ours; None for one that cannot be."""
+    named = last_event_id(request) or ""
+    return int(named) if named.isascii() and named.isdigit() and len(named) <= 18 else None
+
+
 async def _encoded(events: AsyncIterator[ServerEvent], drain: Drain) -> AsyncIterator[bytes]:
     yield f"retry: {RETRY_MILLISECONDS}\n\n".encode()
     iterator = aiter(events)
