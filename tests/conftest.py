@@ -66,9 +66,7 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def model_hub(tiny: Path) -> Iterator[str]:
     """The address of a hub that serves `tiny`."""
-    process = subprocess.Popen(
-        [sys.executable, "-m", "kargah.hub.serve", str(tiny)], stdout=subprocess.PIPE, text=True
-    )
+    process = subprocess.Popen([sys.executable, "-m", "kargah.hub.serve", str(tiny)], stdout=subprocess.PIPE, text=True)
     assert process.stdout is not None
     yield process.stdout.readline().strip()
     process.kill()

@@ -200,7 +200,9 @@ def test_what_is_not_approved_is_refused_at_every_door(
     assert _data(api, "/api/analysis/training/jobs") == []
 
 
-def test_what_was_approved_once_and_is_no_more_is_refused(tmp_path: Path, site_catalog: Path, settings: Settings) -> None:
+def test_what_was_approved_once_and_is_no_more_is_refused(
+    tmp_path: Path, site_catalog: Path, settings: Settings
+) -> None:
     """Held from before, or carried by the package: the catalog of now decides."""
     application = Application(Platform(settings))
     with TestClient(application.asgi, base_url="http://127.0.0.1"):
@@ -214,8 +216,12 @@ def test_what_was_approved_once_and_is_no_more_is_refused(tmp_path: Path, site_c
     with TestClient(application.asgi, base_url="http://127.0.0.1") as api:
         platform = application.platform
         with platform.database.write() as session:
-            platform.registry.put(session, "model", BERT, name="b", source="HuggingFace", status="ready", path="models/b")
-            platform.registry.put(session, "model", PICKLED, name="p", source="HuggingFace", status="ready", path="models/p")
+            platform.registry.put(
+                session, "model", BERT, name="b", source="HuggingFace", status="ready", path="models/b"
+            )
+            platform.registry.put(
+                session, "model", PICKLED, name="p", source="HuggingFace", status="ready", path="models/p"
+            )
         for body, code in (
             ({"baseModel": BERT, "datasets": [SUPPORT]}, "MODEL_NOT_ALLOWED"),
             ({"baseModel": PICKLED, "datasets": [SUPPORT]}, "DATASET_NOT_ALLOWED"),

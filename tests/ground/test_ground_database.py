@@ -70,10 +70,15 @@ def test_readers_see_one_moment(database: Database) -> None:
 
 def test_a_raising_block_is_rolled_back_and_nobody_is_told(database: Database) -> None:
     told: list[int] = []
-    with pytest.raises(KeyError), database.write() as session:
-        EventLog(database).append(session, "t", "happened", {})
-        after_commit(session, lambda: told.append(1))
-        raise KeyError
+
+    def write() -> None:
+        with database.write() as session:
+            EventLog(database).append(session, "t", "happened", {})
+            after_commit(session, lambda: told.append(1))
+            raise KeyError
+
+    with pytest.raises(KeyError):
+        write()
     assert _count(database) == 0
     assert told == []
 
@@ -111,7 +116,9 @@ def test_callbacks_of_two_threads_come_in_the_order_of_the_ids(database: Databas
 def test_pragmas_hold_on_every_connection(database: Database) -> None:
     with database.engine.connect() as one, database.engine.connect() as two:
         for connection in (one, two):
-            values = {name: connection.execute(text(f"PRAGMA {name}")).scalar() for name in ("journal_mode", "foreign_keys")}
+            values = {
+                name: connection.execute(text(f"PRAGMA {name}")).scalar() for name in ("journal_mode", "foreign_keys")
+            }
             assert values == {"journal_mode": "wal", "foreign_keys": 1}
 
 
@@ -189,7 +196,7 @@ def test_a_migration_that_fails_changes_nothing(database: Database, tmp_path: Pa
     assert head is not None
     _add_migration(later, "9001", head, "CREATE TABLE later (id INTEGER)")
     _add_migration(later, "9002", "9001", "CREATE TABLE broken (")
-    with pytest.raises(Exception, match="broken|incomplete"):
+    with pytest.raises(Exception, match=r"broken|incomplete"):
         migrate(database, tmp_path / "backups")
     assert current_revision(database) == head
     assert "later" not in inspect(database.engine).get_table_names()

@@ -177,7 +177,9 @@ def test_bodies_a_start_cannot_have(opened: Opened) -> None:
 def test_what_the_catalog_says_is_too_large_is_refused_at_once(
     opened: Opened, site_catalog: Path, tmp_path: Path
 ) -> None:
-    text = site_catalog.read_text(encoding="utf-8").replace('name = "absent"', 'name = "absent"\nsizeBytes = 10_000_000_000_000_000')
+    text = site_catalog.read_text(encoding="utf-8").replace(
+        'name = "absent"', 'name = "absent"\nsizeBytes = 10_000_000_000_000_000'
+    )
     huge = tmp_path / "huge.toml"
     huge.write_text(text, encoding="utf-8")
     application = Application(Platform(Settings(home=tmp_path / "home", catalog=huge, hub_endpoint=(NOBODY,))))

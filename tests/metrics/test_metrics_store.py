@@ -64,7 +64,9 @@ def test_the_same_part_twice_changes_nothing(database: Database) -> None:
 
 
 def test_what_was_not_finite_is_named_beside_null(database: Database) -> None:
-    _write(database, 1, _training(10, None, odd={"loss": "NaN"}), _evaluation(10, None, 0.5, odd={"val_loss": "-Infinity"}))
+    _write(
+        database, 1, _training(10, None, odd={"loss": "NaN"}), _evaluation(10, None, 0.5, odd={"val_loss": "-Infinity"})
+    )
     (row,) = _rows(database)
     assert (row["loss"], row["valLoss"]) == (None, None)
     assert row["nonFinite"] == {"loss": "NaN", "valLoss": "-Infinity"}
@@ -73,12 +75,13 @@ def test_what_was_not_finite_is_named_beside_null(database: Database) -> None:
 
 
 def test_a_rolled_back_transaction_stores_nothing(database: Database) -> None:
-    class Broken(Exception):
-        pass
+    def write() -> None:
+        with database.write() as session:
+            store.write_points(session, RUN, 1, [_training(10, 0.5)])
+            raise KeyError
 
-    with pytest.raises(Broken), database.write() as session:
-        store.write_points(session, RUN, 1, [_training(10, 0.5)])
-        raise Broken
+    with pytest.raises(KeyError):
+        write()
     assert _rows(database) == []
 
 
@@ -138,3 +141,22 @@ def test_the_table_is_readable_by_plain_sql(database: Database) -> None:
         "non_finite", "timestamp",
     ]  # fmt: skip
     assert (row["step"], row["loss"], row["val_loss"], row["attempt"]) == (10, 0.5, 0.4, 1)
+
+
+def test_curves_of_several_runs_have_every_value_at_every_shown_step(database: Database) -> None:
+    """Null means not measured, not left out: what one run shows, the other shows too."""
+    runs = {RUN: 777, "b" * 32: 1500}
+    for run_id, spike_at in runs.items():
+        points = (_training(step, 9.0 if step == spike_at else 1.0 / step) for step in range(1, 2001))
+        _write(database, 1, *points, run_id=run_id)
+    _write(database, 1, _training(2001, 0.5), run_id=RUN)
+    with database.read() as session:
+        steps, curves = store.curves(session, list(runs), "loss", 40)
+    assert len(steps) <= 80
+    assert steps == sorted(set(steps))
+    assert {777, 1500, 2001} <= set(steps)
+    first, second = curves
+    assert None not in first
+    assert [value for step, value in zip(steps, second, strict=True) if step <= 2000 and value is None] == []
+    assert second[steps.index(2001)] is None
+    assert (first[steps.index(777)], second[steps.index(777)]) == (9.0, 1.0 / 777)

@@ -1,81 +1,10 @@
 """Real runs of the tiny model through the shared server, made once a session, one after the other."""
 
-import os
-import signal
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import pytest
-from living import BERT, Living, Told
-
-from kargah.spec.layout import RunDir
-
-STEPS = 240
-CONFIG: dict[str, Any] = {
-    "maxSteps": STEPS,
-    "batchSize": 24,
-    "learningRate": 3e-3,
-    "maxLength": 24,
-    "seed": 3,
-    "logEverySteps": 1,
-    "evalEverySteps": 60,
-    "checkpointEverySteps": 30,
-    "keepCheckpoints": 2,
-}
-
-
-@dataclass(frozen=True)
-class Prepared:
-    """The shared server with a model and a data set that are ready."""
-
-    live: Living
-    opinions: str
-
-    def start(self, **body: Any) -> str:
-        """Start a run. Returns its id."""
-        asked = {"baseModel": BERT, "datasets": [self.opinions], "config": CONFIG, **body}
-        return str(self.live.client.post("/api/training/start", asked)["runId"])
-
-    def stream(self, run_id: str) -> str:
-        return f"/api/training/stream/{run_id}"
-
-    def status(self, run_id: str, **params: Any) -> dict[str, Any]:
-        return dict(self.live.client.get(f"/api/training/status/{run_id}", **params))
-
-    def until_step(self, run_id: str, step: int) -> None:
-        """Until a run's program lives and has logged this step."""
-        self.live.follow(self.stream(run_id), lambda data: (data.get("step") or 0) >= step)
-
-    def freeze(self, run_id: str) -> int:
-        """Stop a run's program where it is, so that it cannot end meanwhile. Returns its process id."""
-        pid = int(self.status(run_id)["attempt"]["pid"])
-        os.kill(pid, signal.SIGSTOP)
-        assert not self.folder(run_id).attempt(self.status(run_id)["attempt"]["number"]).exit.exists()
-        return pid
-
-    def folder(self, run_id: str) -> RunDir:
-        return RunDir(self.live.home / "runs" / run_id)
-
-    def losses(self, run_id: str) -> dict[int, float]:
-        """Every logged step's loss, by the export."""
-        rows = [row for row in self.export(run_id) if row["loss"] is not None]
-        assert len(rows) == len({row["step"] for row in rows})
-        return {row["step"]: row["loss"] for row in rows}
-
-    def export(self, run_id: str) -> list[dict[str, Any]]:
-        """Every stored step."""
-        with self.live.open_stream(f"/api/analysis/training/export/{run_id}", format="json") as answer:
-            answer.read()
-            return list(answer.json())
-
-
-@dataclass(frozen=True)
-class Finished:
-    """A run that came to its end undisturbed, and all that its stream told from the start."""
-
-    run_id: str
-    told: list[Told]
+from living import BERT, Living
+from prepared import Finished, Prepared
 
 
 @pytest.fixture(scope="session")

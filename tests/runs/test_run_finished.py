@@ -12,14 +12,13 @@ import httpx
 import pyarrow.parquet as pq
 import pytest
 from living import BERT, Told, told
+from prepared import STEPS, Finished, Prepared
 
 from kargah.app.client import ApiError
 from kargah.runs.schemas import Comparison, Job, JobStatus, TrainingStatus
 from kargah.spec.journal import read_journal
 from kargah.spec.manifest import verify_folder
 from kargah.spec.run_spec import RunSpec
-
-from conftest import CONFIG, STEPS, Finished, Prepared  # isort: skip
 
 ROW = [
     "id", "runId", "jobId", "name", "status", "baseModel", "datasets", "teacherModel", "task", "epoch", "step",
@@ -240,4 +239,3 @@ def test_an_ended_run_takes_no_wish_and_holds_nothing(prepared: Prepared, finish
         with pytest.raises(ApiError) as refused:
             prepared.live.client.post(f"/api/training/{verb}/{finished.run_id}")
         assert (refused.value.status, refused.value.code) == (409, "INVALID_STATE")
-    assert CONFIG["maxSteps"] == STEPS

@@ -83,7 +83,9 @@ def test_refusals_of_a_start(
     assert found["details"] == {"id": PICKLED, "status": "available"}
     _refused(_start(api, opinions, teacherModel=PICKLED), 409, "ASSET_NOT_READY")
     _refused(_start(api, "site/opinions"), 409, "ASSET_NOT_READY")
-    found = _refused(_start(api, opinions, config={"columns": {"text": "متن", "label": "label"}}), 400, "COLUMN_NOT_FOUND")
+    found = _refused(
+        _start(api, opinions, config={"columns": {"text": "متن", "label": "label"}}), 400, "COLUMN_NOT_FOUND"
+    )
     assert "متن" in found["message"]
     assert found["details"] == {"available": ["label", "text"]}
     _refused(_start(api, opinions, config={"columns": {"text": "text"}}), 400, "NO_LABELS")

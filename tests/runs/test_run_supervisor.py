@@ -1,6 +1,11 @@
 """The supervisor by what it reads: journals, exits and locks on disk, without a training program."""
 
 import json
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -43,8 +48,7 @@ def _run(platform: Platform, run_id: str) -> RunRow:
         return session.get_one(RunRow, run_id)
 
 
-@pytest.mark.parametrize("retryable", [False])
-def test_every_ending_in_every_active_state_settles_the_run(quiet: Platform, retryable: bool) -> None:
+def test_every_ending_in_every_active_state_settles_the_run(quiet: Platform) -> None:
     wanted = {
         Outcome.COMPLETED: {"completed"},
         Outcome.STOPPED: {"stopped"},
@@ -54,7 +58,7 @@ def test_every_ending_in_every_active_state_settles_the_run(quiet: Platform, ret
     for status, outcome in product(sorted(ACTIVE), Outcome):
         run_id, folder = _attempt(quiet, RunState(status))
         error = "SINGLE_CLASS" if outcome is Outcome.FAILED else None
-        write_exit(folder.exit, Exit(outcome, 12, error, retryable=retryable))
+        write_exit(folder.exit, Exit(outcome, 12, error))
         quiet.supervisor.look()
         run = _run(quiet, run_id)
         assert run.status in wanted[outcome], (status, outcome)
@@ -78,7 +82,13 @@ def _metric(step: int, loss: float) -> tuple[str, dict[str, Any]]:
 def test_a_journal_is_taken_in_once_and_the_rest_when_it_comes(quiet: Platform) -> None:
     run_id, folder = _attempt(quiet, RunState.PREPARING)
     evaluation = ("evaluation", {"step": 10, "epoch": 1.0, "valLoss": float("nan"), "accuracy": 0.5, "metrics": {}})
-    _journal(folder, ("started", STARTED), _metric(10, 0.5), evaluation, ("log", {"level": "info", "message": "سلام", "details": None}))
+    _journal(
+        folder,
+        ("started", STARTED),
+        _metric(10, 0.5),
+        evaluation,
+        ("log", {"level": "info", "message": "سلام", "details": None}),
+    )
     whole = folder.journal.read_bytes()
     # Held by nobody and without an exit it would be lost, so let it look alive: we hold its lock from a child.
     with _held(quiet, run_id):
@@ -97,29 +107,28 @@ def test_a_journal_is_taken_in_once_and_the_rest_when_it_comes(quiet: Platform) 
     assert _run(quiet, run_id).status == "running"
 
 
-class _held:
-    """Another process holds a run's lock."""
+_HOLD = (
+    "import sys; from pathlib import Path; from kargah.spec.lock import FileLock\n"
+    "FileLock(Path(sys.argv[1])).acquire(); print(flush=True); sys.stdin.read()"
+)
 
-    def __init__(self, platform: Platform, run_id: str) -> None:
-        self._path = platform.supervisor.run_dir(run_id).lock
 
-    def __enter__(self) -> None:
-        import subprocess
-        import sys
-
-        program = (
-            "import sys; from pathlib import Path; from kargah.spec.lock import FileLock\n"
-            "FileLock(Path(sys.argv[1])).acquire(); print(flush=True); sys.stdin.read()"
-        )
-        self._process = subprocess.Popen(
-            [sys.executable, "-c", program, str(self._path)], stdin=subprocess.PIPE, stdout=subprocess.PIPE
-        )
-        assert self._process.stdout is not None
-        self._process.stdout.readline()
-
-    def __exit__(self, *_: object) -> None:
-        self._process.kill()
-        self._process.communicate()
+@contextmanager
+def _held(platform: Platform, run_id: str) -> Iterator["subprocess.Popen[bytes]"]:
+    """Another process holds a run's lock, in a session of its own as a training program does."""
+    process = subprocess.Popen(
+        [sys.executable, "-c", _HOLD, str(platform.supervisor.run_dir(run_id).lock)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        start_new_session=True,
+    )
+    assert process.stdout is not None
+    process.stdout.readline()
+    try:
+        yield process
+    finally:
+        process.kill()
+        process.communicate()
 
 
 def test_a_run_whose_program_keeps_dying_is_given_up(quiet: Platform, api: TestClient) -> None:
@@ -153,6 +162,16 @@ def test_one_broken_journal_does_not_end_supervision(quiet: Platform, broken: st
     quiet.supervisor.look()
     assert _run(quiet, good).status == "completed"
     assert _run(quiet, bad).status == "failed"
+
+
+def test_a_living_program_with_a_broken_journal_is_ended_first(quiet: Platform) -> None:
+    run_id, folder = _attempt(quiet, RunState.RUNNING, num_losses=MAX_LOSSES)
+    folder.journal.write_text("broken\n", encoding="utf-8")
+    with _held(quiet, run_id) as program:
+        quiet.supervisor.look()
+        assert program.wait(30) == -signal.SIGKILL
+        quiet.supervisor.look()
+    assert _run(quiet, run_id).error == "RUN_LOST"
 
 
 def test_checkpoints_are_registered_marked_and_forgotten(quiet: Platform, api: TestClient) -> None:

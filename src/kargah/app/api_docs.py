@@ -5,6 +5,7 @@ from typing import Any
 
 from fastapi import APIRouter, FastAPI, Response
 from fastapi.openapi.utils import get_openapi
+from fastapi.responses import RedirectResponse
 
 from kargah.ground.errors import NotFound
 
@@ -45,6 +46,10 @@ _START = """window.addEventListener("load", () => {
 def build_router() -> APIRouter:
     """The page and its files."""
     router = APIRouter(include_in_schema=False)
+
+    @router.get("/")
+    def root() -> Response:
+        return RedirectResponse("/api/docs", 307)
 
     @router.get("/api/docs")
     def page() -> Response:

@@ -3,8 +3,10 @@
 An English encoder's tokenizer falls apart into single letters on Persian (49 tokens a message instead of 17 on the
 built-in set), whose embeddings mean nothing. `vocabulary: "fa"` replaces it:
 
-1. A WordPiece vocabulary of the lexicon's words and endings, and of pieces learnt from the run's own training texts.
-   Text is normalised first: NFKC, Arabic letters to Persian ones, ZWNJ, kashida and diacritics dropped, lower case.
+1. A WordPiece vocabulary of the lexicon's words and endings, of further words that the run's own training texts repeat,
+   and of every single letter. Text is normalised first: NFKC, Arabic letters to Persian ones, ZWNJ, kashida and
+   diacritics dropped, lower case. Nothing is drawn by chance: equal texts give an equal vocabulary (the trainers of the
+   tokenizers library do not, from one process to the next).
 2. A new row of the embedding is the mean of the rows of its English gloss: the idea of WECHSEL (Minixhofer, Paischer,
    Rekabsaz 2022, "Effective initialization of subword embeddings for cross-lingual transfer") with a dictionary in
    place of aligned vectors. A piece without a gloss takes the mean of the rows that the old tokenizer cuts it into:
@@ -13,6 +15,7 @@ built-in set), whose embeddings mean nothing. `vocabulary: "fa"` replaces it:
 Special tokens keep their rows. The rest of the network is as it was.
 """
 
+from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cache
@@ -20,7 +23,7 @@ from importlib import resources
 from typing import cast
 
 import torch
-from tokenizers import Regex, Tokenizer, normalizers, pre_tokenizers, processors, trainers
+from tokenizers import Regex, Tokenizer, normalizers, pre_tokenizers, processors
 from tokenizers.models import WordPiece
 from torch import nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, PreTrainedTokenizerFast
@@ -28,10 +31,11 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase, PreTrainedTok
 from kargah.compute.failures import Code, TrainingFailed
 
 CONTINUES = "##"
-NUM_LEARNT_PIECES = 3000
+MAX_FURTHER_WORDS = 20_000
 MIN_FREQUENCY = 2
 MAX_WORD_LETTERS = 60
 _LETTERS = (("ي", "ی"), ("ى", "ی"), ("ك", "ک"), ("ۀ", "ه"), ("ة", "ه"), ("أ", "ا"), ("إ", "ا"), ("ؤ", "و"))
+_ALPHABET = "آابپتثجچحخدذرزژسشصضطظعغفقکگلمنوهیءئ0123456789۰۱۲۳۴۵۶۷۸۹abcdefghijklmnopqrstuvwxyz.,!?؟،؛:()«»-/%"
 _INVISIBLE = r"[\u200c\u200d\u0640\u064b-\u065f\u0670]"
 _ROLES = ("cls_token", "sep_token", "pad_token", "unk_token", "mask_token")
 
@@ -52,24 +56,20 @@ def lexicon() -> dict[str, str]:
 
 
 def persian_tokenizer(texts: Iterable[str], old: PreTrainedTokenizerBase) -> PreTrainedTokenizerFast:
-    """A Persian tokenizer with the special tokens of `old`; pieces beside the lexicon's are learnt from `texts`.
+    """A Persian tokenizer with the special tokens of `old`; words beside the lexicon's are those `texts` repeat.
 
     Raises `NOT_SUPPORTED` for a tokenizer without the special tokens of an encoder.
     """
     special = _special_tokens(old)
-    learning = _bare(WordPiece(unk_token=old.unk_token))
-    trainer = trainers.WordPieceTrainer(
-        vocab_size=NUM_LEARNT_PIECES,
-        min_frequency=MIN_FREQUENCY,
-        special_tokens=special,
-        continuing_subword_prefix=CONTINUES,
-        show_progress=False,
-    )
-    learning.train_from_iterator(texts, trainer)
-    learnt = learning.get_vocab()
-    # Special tokens first, in their old order; then by spelling, so that equal texts give equal numbers.
-    words = special + sorted((set(learnt) | set(lexicon())) - set(special))
-    numbers = {word: number for number, word in enumerate(words)}
+    words = set(lexicon())
+    letters = set(_ALPHABET)
+    for word, count in _words_of(texts):
+        letters.update(word)
+        if count >= MIN_FREQUENCY and len(words) < len(lexicon()) + MAX_FURTHER_WORDS:
+            words.add(word)
+    words |= letters | {CONTINUES + letter for letter in letters}
+    # Special tokens first, in their old order; then by spelling.
+    numbers = {word: number for number, word in enumerate(special + sorted(words - set(special)))}
     tokenizer = _bare(WordPiece(numbers, unk_token=old.unk_token, max_input_chars_per_word=MAX_WORD_LETTERS))
     tokenizer.post_processor = processors.TemplateProcessing(
         single=f"{old.cls_token} $A {old.sep_token}",
@@ -79,7 +79,9 @@ def persian_tokenizer(texts: Iterable[str], old: PreTrainedTokenizerBase) -> Pre
     if numbers[str(old.pad_token)] != old.pad_token_id:
         raise TrainingFailed(Code.NOT_SUPPORTED, "its padding token cannot keep its number", field="vocabulary")
     names = {role: getattr(old, role) for role in _ROLES if getattr(old, role) is not None}
-    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, **names)  # type: ignore[no-untyped-call]
+    made = PreTrainedTokenizerFast(tokenizer_object=tokenizer, **names)  # type: ignore[no-untyped-call]
+    made.model_input_names = list(old.model_input_names)
+    return made
 
 
 def graft(model: PreTrainedModel, old: PreTrainedTokenizerBase, new: PreTrainedTokenizerFast) -> Grafted:
@@ -111,6 +113,15 @@ def _special_tokens(old: PreTrainedTokenizerBase) -> list[str]:
             raise TrainingFailed(Code.NOT_SUPPORTED, f"the tokenizer has no {role}", field="vocabulary")
     tokens = {str(getattr(old, role)) for role in _ROLES if getattr(old, role) is not None}
     return sorted(tokens, key=lambda token: cast(int, old.convert_tokens_to_ids(token)))
+
+
+def _words_of(texts: Iterable[str]) -> list[tuple[str, int]]:
+    """Words of normalised texts with their counts, the most frequent first, equals by spelling."""
+    bare = _bare(WordPiece({"": 0}, unk_token=""))
+    counts: Counter[str] = Counter()
+    for text in texts:
+        counts.update(word for word, _ in bare.pre_tokenizer.pre_tokenize_str(bare.normalizer.normalize_str(text)))
+    return sorted(counts.items(), key=lambda item: (-item[1], item[0]))
 
 
 def _bare(model: WordPiece) -> Tokenizer:

@@ -158,8 +158,7 @@ def _ask(api: HfApi, endpoint: Endpoint, job: Job) -> Plan:
         commit = info.sha
         if not isinstance(commit, str) or not _HEX.match(commit):
             raise EndpointFailed("NOT_A_HUB", f"{url} names no commit", endpoint=url)
-        entries = list(api.list_repo_tree(job.repo_id, repo_type=job.kind, revision=commit, recursive=True))
-        files = [_planned(entry) for entry in entries if isinstance(entry, RepoFile)]
+        files = _list(api, job, commit)
     except GatedRepoError as error:
         raise _failed("HUB_UNAUTHORIZED", endpoint, job, error) from error
     except RevisionNotFoundError as error:
@@ -199,14 +198,39 @@ def _ask(api: HfApi, endpoint: Endpoint, job: Job) -> Plan:
     )
 
 
-def _planned(entry: RepoFile) -> PlannedFile:
-    digest = f"sha256:{entry.lfs.sha256}" if entry.lfs is not None else f"git-sha1:{entry.blob_id}"
+def _list(api: HfApi, job: Job, commit: str) -> list[PlannedFile]:
+    """Every file of a commit. A small hub may know no tree: then the repository's own list of files is asked."""
+    try:
+        entries = api.list_repo_tree(job.repo_id, repo_type=job.kind, revision=commit, recursive=True)
+        return [
+            _planned(entry.path, entry.size, entry.lfs.sha256 if entry.lfs else None, entry.blob_id)
+            for entry in entries
+            if isinstance(entry, RepoFile)
+        ]
+    except HfHubHTTPError as error:
+        if error.response.status_code != 404 or error.response.headers.get("X-Error-Code") is not None:
+            raise
+    info = api.repo_info(
+        job.repo_id,
+        repo_type=job.kind,
+        revision=commit,
+        files_metadata=True,
+        timeout=job.settings.metadata_timeout_seconds,
+    )
+    return [
+        _planned(file.rfilename, file.size, file.lfs.sha256 if file.lfs else None, file.blob_id)
+        for file in getattr(info, "siblings", None) or []
+    ]
+
+
+def _planned(path: str, size: int | None, sha256: str | None, blob_id: str | None) -> PlannedFile:
+    digest = f"sha256:{sha256}" if sha256 is not None else f"git-sha1:{blob_id}"
     algorithm, _, hexdigits = digest.partition(":")
     if not re.fullmatch(r"[0-9a-f]{64}" if algorithm == "sha256" else r"[0-9a-f]{40}", hexdigits):
-        raise ValueError(f"{entry.path} has no digest")
-    if not isinstance(entry.size, int) or entry.size < 0:
-        raise ValueError(f"{entry.path} has no size")
-    return PlannedFile(str(entry.path), entry.size, digest)
+        raise ValueError(f"{path} has no digest")
+    if not isinstance(size, int) or size < 0:
+        raise ValueError(f"{path} has no size")
+    return PlannedFile(str(path), size, digest)
 
 
 def _failed(code: str, endpoint: Endpoint, job: Job, error: Exception, **params: Any) -> EndpointFailed:

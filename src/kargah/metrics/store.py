@@ -91,6 +91,25 @@ def history(
     return [_history_row(rows[index]) for index in kept]
 
 
+def curves(
+    session: Session, run_ids: list[str], metric: str, max_points: int
+) -> tuple[list[int], list[list[float | None]]]:
+    """Curves of several runs on one axis: the steps that any of them shows, and each run's values there.
+
+    `metric` is a name of the wire. A run shows `max_points` at most, and None where nothing was measured.
+    """
+    column = getattr(TrainingMetricRow, _COLUMNS.get(metric, metric))
+    measured: list[dict[int, float]] = []
+    steps: set[int] = set()
+    for run_id in run_ids:
+        query = select(TrainingMetricRow.step, column).where(TrainingMetricRow.run_id == run_id, column.is_not(None))
+        rows = session.execute(query.order_by(TrainingMetricRow.step)).all()
+        steps.update(rows[index][0] for index in sample([(row[1],) for row in rows], max_points))
+        measured.append({row[0]: row[1] for row in rows})
+    shown = sorted(steps)
+    return shown, [[values.get(step) for step in shown] for values in measured]
+
+
 def every_step(session: Session, run_id: str) -> Iterator[dict[str, Any]]:
     """Every stored step in order, nothing sampled away."""
     for row in session.execute(_rows(run_id).execution_options(yield_per=2000)):
@@ -133,6 +152,7 @@ def _rows(run_id: str) -> Any:
 
 
 _WIRE_NAMES = {"val_loss": "valLoss", "learning_rate": "learningRate"}
+_COLUMNS = {wire: column for column, wire in _WIRE_NAMES.items()}
 
 
 def _history_row(row: Any) -> dict[str, Any]:

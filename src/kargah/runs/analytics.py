@@ -3,6 +3,7 @@
 import csv
 import io
 from collections.abc import Iterator
+from datetime import datetime
 from typing import Any
 
 import orjson
@@ -11,6 +12,7 @@ import pyarrow.parquet as pq
 from sqlalchemy import ColumnElement, String, and_, cast, func, or_, select
 from sqlalchemy.orm import Session
 
+from kargah.ground.errors import invalid
 from kargah.ground.ids import parse_rfc3339, rfc3339
 from kargah.ground.web.paging import decode_cursor, encode_cursor
 from kargah.metrics import store
@@ -20,13 +22,6 @@ from kargah.text.fold import fold
 from kargah.text.languages import Language
 from kargah.text.messages import has, translate
 
-MEASURES = {
-    "loss": "loss",
-    "valLoss": "valLoss",
-    "accuracy": "accuracy",
-    "throughput": "throughput",
-    "learningRate": "learningRate",
-}
 EXPORT_COLUMNS = ("step", "epoch", "loss", "valLoss", "accuracy", "throughput", "learningRate", "timestamp")
 
 
@@ -89,8 +84,7 @@ def list_runs(
         matches.append(RunRow.id.in_(found))
     total = session.scalar(select(func.count()).select_from(RunRow).where(*matches)) or 0
     if cursor:
-        created, last_id = decode_cursor(cursor, 2)
-        moment = parse_rfc3339(created)
+        moment, last_id = _place(cursor)
         matches.append(or_(RunRow.created_at < moment, and_(RunRow.created_at == moment, RunRow.id < last_id)))
     query = select(RunRow).where(*matches).order_by(RunRow.created_at.desc(), RunRow.id.desc()).limit(limit + 1)
     rows = session.scalars(query).all()
@@ -150,19 +144,9 @@ def training_status(session: Session, run: RunRow, language: Language, max_point
 
 def compare(session: Session, runs: list[RunRow], metric: str, max_points: int) -> dict[str, Any]:
     """Curves of several runs on one axis: every step that any of them shows, null where a run has no value."""
-    curves = []
-    for run in runs:
-        history = store.history(session, run.id, max_points)
-        curves.append((run, {row["step"]: row[metric] for row in history if row[metric] is not None}))
-    steps = sorted({step for _, values in curves for step in values})
-    return {
-        "metric": metric,
-        "steps": steps,
-        "runs": [
-            {"runId": run.id, "name": run.name, "values": [values.get(step) for step in steps]}
-            for run, values in curves
-        ],
-    }
+    steps, curves = store.curves(session, [run.id for run in runs], metric, max_points)
+    named = [{"runId": run.id, "name": run.name, "values": values} for run, values in zip(runs, curves, strict=True)]
+    return {"metric": metric, "steps": steps, "runs": named}
 
 
 def export_csv(rows: Iterator[dict[str, Any]]) -> Iterator[bytes]:
@@ -196,6 +180,19 @@ def export_parquet(rows: Iterator[dict[str, Any]]) -> bytes:
     sink = pa.BufferOutputStream()
     pq.write_table(pa.table({**columns, "nonFinite": pa.array(odd, type=text)}), sink, compression="zstd")
     return bytes(sink.getvalue().to_pybytes())
+
+
+def _place(cursor: str) -> tuple[datetime, str]:
+    created, last_id = decode_cursor(cursor, 2)
+    if not isinstance(created, str) or not isinstance(last_id, str):
+        raise invalid("cursor")
+    try:
+        moment = parse_rfc3339(created)
+    except ValueError as error:
+        raise invalid("cursor") from error
+    if moment.tzinfo is None:
+        raise invalid("cursor")
+    return moment, last_id
 
 
 def _why(run: RunRow, code: str, language: Language) -> str:

@@ -10,7 +10,7 @@ from kargah.assets.errors import DatasetNotAllowed, ModelNotAllowed
 from kargah.assets.schemas import Asset, of_row
 from kargah.ground.errors import AssetNotReady, DiskFull, InvalidState, NotSupported, ValidationFailed, invalid
 from kargah.ground.web.documented import EVENT_STREAM, errors
-from kargah.ground.web.envelope import Ok, OkPage, language_of, ok
+from kargah.ground.web.envelope import Ok, OkPage, attachment, language_of, ok
 from kargah.ground.web.paging import Cursor, Limit
 from kargah.ground.web.sse import Drain, end_of_stream, last_event_number, stream
 from kargah.metrics import store
@@ -33,9 +33,9 @@ from kargah.runs.streams import RunStream
 
 MAX_COMPARED = 50
 DEFAULT_POINTS = 2000
+MAX_STEP = 2**53
 
 MaxPoints = Annotated[int, Query(alias="maxPoints", ge=2, le=100_000)]
-Step = Annotated[int | None, Query(ge=0)]
 
 
 def build_router(runs: Runs, drain: Drain) -> APIRouter:
@@ -173,8 +173,8 @@ def build_router(runs: Runs, drain: Drain) -> APIRouter:
         request: Request,
         run_id: str,
         max_points: MaxPoints = DEFAULT_POINTS,
-        first: Annotated[int | None, Query(alias="from", ge=0)] = None,
-        last: Annotated[int | None, Query(alias="to", ge=0)] = None,
+        first: Annotated[int | None, Query(alias="from", ge=0, le=MAX_STEP)] = None,
+        last: Annotated[int | None, Query(alias="to", ge=0, le=MAX_STEP)] = None,
     ) -> Response:
         """A run with its current values, curves and log."""
         with runs.database.read() as session:
@@ -212,7 +212,7 @@ def build_router(runs: Runs, drain: Drain) -> APIRouter:
         """Every step of a run as a file, nothing sampled away."""
         with runs.database.read() as session:
             run = runs.get(session, run_id)
-        headers = {"Content-Disposition": f'attachment; filename="{run.id}.{format}"'}
+        headers = attachment(f"{run.name}.{format}")
         if format == "parquet":
             return Response(
                 analytics.export_parquet(_steps(runs, run)),

@@ -34,7 +34,7 @@ class RunStream:
         with self._database.read() as session:
             if RunState(session.get_one(RunRow, run_id).status) not in ENDED:
                 return False
-        return not self._events.after([f"runs:{run_id}"], last_id, limit=1)
+        return last_id <= self._events.last_id() and not self._events.after([f"runs:{run_id}"], last_id, limit=1)
 
     async def of(self, run_id: str, last_id: int | None, language: Language) -> AsyncIterator[ServerEvent]:
         """Events of a run behind `last_id`, or from a snapshot on."""

@@ -1,6 +1,7 @@
 """The one shape of every JSON answer: `{"ok": true, "data": …}` or `{"ok": false, "error", "message", "details"}`."""
 
 from typing import Any, ClassVar, Generic, Literal, TypeVar
+from urllib.parse import quote
 
 import orjson
 from fastapi import Request, Response
@@ -79,6 +80,12 @@ def failure(error: KargahError, language: Language) -> Response:
 def json_response(body: Any, status: int = 200, headers: dict[str, str] | None = None) -> Response:
     """UTF-8 JSON with Persian letters as they are."""
     return Response(orjson.dumps(body, default=_model), status, headers, media_type="application/json")
+
+
+def attachment(name: str) -> dict[str, str]:
+    """The header that names a file to save; Persian names stand in `filename*` (RFC 6266)."""
+    plain = "".join(c if c.isascii() and (c.isalnum() or c in "._- ") else "_" for c in name)
+    return {"Content-Disposition": f"attachment; filename=\"{plain}\"; filename*=UTF-8''{quote(name, safe='')}"}
 
 
 def language_of(request: Request) -> Language:

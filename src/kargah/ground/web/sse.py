@@ -81,9 +81,7 @@ async def _encoded(events: AsyncIterator[ServerEvent], drain: Drain) -> AsyncIte
         while True:
             coming = coming or asyncio.ensure_future(anext(iterator))
             waited: set[asyncio.Future[Any]] = {coming, leaving}
-            done, _ = await asyncio.wait(
-                waited, timeout=PING_EVERY_SECONDS, return_when=asyncio.FIRST_COMPLETED
-            )
+            done, _ = await asyncio.wait(waited, timeout=PING_EVERY_SECONDS, return_when=asyncio.FIRST_COMPLETED)
             if coming in done:
                 try:
                     event = coming.result()
