@@ -166,7 +166,7 @@ def test_what_is_not_there_and_what_cannot_be_done(api: TestClient) -> None:
 def test_an_unexpected_error_tells_nothing_of_the_inside(application: Application) -> None:
     @application.api.get("/api/broken")
     def broken() -> None:
-        raise RuntimeError("/root/secret SELECT * FROM runs")
+        raise RuntimeError("/srv/secret SELECT * FROM runs")
 
     with TestClient(application.asgi, base_url="http://127.0.0.1", raise_server_exceptions=False) as client:
         answer = client.get("/api/broken")

@@ -9,7 +9,8 @@ from living import BERT, Living, Told
 
 from kargah.spec.layout import RunDir
 
-STEPS = 240
+STEPS = 480
+EVALUATED = [120, 240, 360, 480]
 CONFIG: dict[str, Any] = {
     "maxSteps": STEPS,
     "batchSize": 24,
@@ -17,8 +18,8 @@ CONFIG: dict[str, Any] = {
     "maxLength": 24,
     "seed": 3,
     "logEverySteps": 1,
-    "evalEverySteps": 60,
-    "checkpointEverySteps": 30,
+    "evalEverySteps": 120,
+    "checkpointEverySteps": 60,
     "keepCheckpoints": 2,
 }
 

@@ -7,12 +7,13 @@ import subprocess
 import sys
 from collections import Counter
 from typing import Any
+from urllib.parse import quote
 
 import httpx
 import pyarrow.parquet as pq
 import pytest
 from living import BERT, Told, told
-from prepared import STEPS, Finished, Prepared
+from prepared import EVALUATED, STEPS, Finished, Prepared
 
 from kargah.app.client import ApiError
 from kargah.runs.schemas import Comparison, Job, JobStatus, TrainingStatus
@@ -42,8 +43,8 @@ def test_states_and_types_of_its_stream(finished: Finished) -> None:
     assert states in (["queued", "preparing", "running", "completed"], ["preparing", "running", "completed"])
     types = Counter(event.data["type"] for event in finished.told)
     assert finished.told[0].data["type"] == "snapshot"
-    assert (types["metric"], types["evaluation"]) == (STEPS, STEPS // 60)
-    assert types["checkpoint"] >= STEPS // 30
+    assert (types["metric"], types["evaluation"]) == (STEPS, len(EVALUATED))
+    assert types["checkpoint"] >= STEPS // 60
     assert types["log"] > 3
     ids = [int(event.id or 0) for event in finished.told]
     assert ids == sorted(set(ids))
@@ -119,7 +120,7 @@ def test_its_status_with_curves_and_log(prepared: Prepared, finished: Finished) 
     assert [row["step"] for row in data["history"]] == list(range(1, STEPS + 1))
     assert all(list(row) == HISTORY for row in data["history"])
     assert data["history"][0]["valLoss"] is None
-    assert data["history"][59]["valLoss"] is not None
+    assert data["history"][EVALUATED[0] - 1]["valLoss"] is not None
     assert data["history"][0]["epoch"] == pytest.approx(1 / 4)
     for line in data["logs"]:
         assert set(line) == {"timestamp", "level", "type", "message", "details"}
@@ -142,7 +143,7 @@ def test_comparison_aligns_runs(prepared: Prepared, finished: Finished) -> None:
     path = "/api/analysis/training/compare"
     data = _get(prepared, path, runs=f"{finished.run_id},{finished.run_id}", metric="valLoss").json()["data"]
     Comparison.model_validate(data, by_alias=True, by_name=False)
-    assert (data["metric"], data["steps"]) == ("valLoss", [60, 120, 180, 240])
+    assert (data["metric"], data["steps"]) == ("valLoss", EVALUATED)
     assert data["runs"][0]["values"] == data["runs"][1]["values"]
     assert None not in data["runs"][0]["values"]
     for params, status in (
@@ -160,7 +161,7 @@ def test_exports_hold_every_step(prepared: Prepared, finished: Finished) -> None
     assert [row["step"] for row in rows] == list(range(1, STEPS + 1))
     answer = _get(prepared, path)
     assert answer.headers["content-type"].startswith("text/csv")
-    assert f'filename="{finished.run_id}.csv"' in answer.headers["content-disposition"]
+    assert f"filename*=UTF-8''{quote('اجرای نخست.csv')}" in answer.headers["content-disposition"]
     table = list(csv.DictReader(io.StringIO(answer.text)))
     assert list(table[0]) == [*HISTORY, "nonFinite"]
     assert [float(row["loss"]) for row in table] == [row["loss"] for row in rows]
