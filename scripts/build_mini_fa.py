@@ -51,7 +51,11 @@ def main() -> None:
     encoder = AutoModel.from_pretrained(english, local_files_only=True).eval()
     tokenizer = persian_tokenizer(texts, old)
     tokenizer.model_max_length = POSITIONS
-    examples = [*texts, *mixtures(texts, random.Random(asked.seed)), *(w for w in lexicon() if not w.startswith(CONTINUES))]
+    examples = [
+        *texts,
+        *mixtures(texts, random.Random(asked.seed)),
+        *(w for w in lexicon() if not w.startswith(CONTINUES)),
+    ]
     began = time.monotonic()
     targets = sentence_vectors(encoder, old, [gloss(text, tokenizer) for text in examples])
     print(f"{len(examples)} examples, targets in {time.monotonic() - began:.0f} s", flush=True)
@@ -141,7 +145,9 @@ def teach(student: BertModel, tokenizer, examples: list[str], targets: torch.Ten
         began, total = time.monotonic(), 0.0
         order = np.random.default_rng([7, epoch]).permutation(len(encoded))
         # Neighbours of like length share a batch, so little of it is padding.
-        windows = [sorted(order[w : w + 50 * BATCH], key=lambda i: len(encoded[i])) for w in range(0, len(order), 50 * BATCH)]
+        windows = [
+            sorted(order[w : w + 50 * BATCH], key=lambda i: len(encoded[i])) for w in range(0, len(order), 50 * BATCH)
+        ]
         batches = [window[b : b + BATCH] for window in windows for b in range(0, len(window), BATCH)]
         for number in np.random.default_rng([8, epoch]).permutation(len(batches))[:num_batches]:
             part = batches[number]
@@ -149,7 +155,9 @@ def teach(student: BertModel, tokenizer, examples: list[str], targets: torch.Ten
             vectors = nn.functional.normalize(out(student(**batch).pooler_output), dim=-1)
             wanted = targets[part]
             likeness = vectors @ wanted.T / TEMPERATURE
-            loss = nn.functional.cross_entropy(likeness, torch.arange(len(part))) + (1 - (vectors * wanted).sum(-1)).mean()
+            loss = (
+                nn.functional.cross_entropy(likeness, torch.arange(len(part))) + (1 - (vectors * wanted).sum(-1)).mean()
+            )
             loss.backward()
             nn.utils.clip_grad_norm_(parameters, 1.0)
             optimizer.step()

@@ -10,7 +10,16 @@ from transformers import Adafactor, TrainingArguments
 
 from kargah.compute.failures import Code, TrainingFailed
 from kargah.compute.hardware import Hardware
-from kargah.spec.run_spec import LR_SCHEDULERS, OPTIMIZERS, TASKS, VOCABULARIES, RunSpec, TrainConfig, to_camel
+from kargah.spec.run_spec import (
+    BATCHINGS,
+    LR_SCHEDULERS,
+    OPTIMIZERS,
+    TASKS,
+    VOCABULARIES,
+    RunSpec,
+    TrainConfig,
+    to_camel,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,6 +38,7 @@ def check_spec(spec: RunSpec) -> None:
         ("optimizer", config.optimizer, OPTIMIZERS),
         ("lrScheduler", config.lr_scheduler, LR_SCHEDULERS),
         ("vocabulary", config.vocabulary, VOCABULARIES),
+        ("batching", config.batching, BATCHINGS),
     ):
         if value not in known:
             raise TrainingFailed(Code.NOT_SUPPORTED, f"{value} is none of {', '.join(known)}", field=name)

@@ -130,6 +130,7 @@ def run_attempt(run_dir: RunDir, number: int, sink: Sink, wishes: Wishes, progre
         arguments=training_arguments(spec.config, plan, hardware, run_dir.checkpoints),
         optimizer=optimizer_of(spec.config),
         embedding_learning_rate=spec.config.embedding_learning_rate,
+        bucketed=spec.config.batching == "bucketed",
         rows=train_rows,
         plan=plan,
         objective=objective,

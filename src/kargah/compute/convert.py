@@ -12,6 +12,7 @@ import os
 import pickle
 import stat
 import sys
+import threading
 from dataclasses import dataclass
 from pathlib import Path
 from typing import cast
@@ -82,7 +83,10 @@ def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m kargah.compute.convert", description="Pickle to safetensors.")
     parser.add_argument("folder", type=Path)
     parser.add_argument("--remove", action="store_true", help="remove the pickles once they are converted")
+    parser.add_argument("--with-parent", action="store_true", help="end when standard input does")
     arguments = parser.parse_args(argv)
+    if arguments.with_parent:
+        threading.Thread(target=_end_with_parent, daemon=True).start()
     be_silent()
     try:
         done = convert_folder(arguments.folder, remove=arguments.remove)
@@ -94,6 +98,12 @@ def main(argv: list[str] | None = None) -> int:
         return 1
     print(json.dumps({"converted": done.converted, "file": TARGET, "sizeBytes": done.size_bytes}, ensure_ascii=False))
     return 0
+
+
+def _end_with_parent() -> None:
+    """A server that died must not leave a writer behind in a folder that the next one will convert."""
+    sys.stdin.buffer.read()
+    os._exit(1)
 
 
 def _pickle_names(folder: Path) -> list[str]:

@@ -58,13 +58,13 @@ class EncodedRows(Dataset[int]):
     def __len__(self) -> int:
         return len(self._starts) - 1
 
-    def __getitem__(self, number: int) -> int:
-        return number
-
     @property
     def lengths(self) -> NDArray[np.int64]:
-        """Tokens of each row."""
+        """Tokens of each row, shape [n]."""
         return np.diff(self._starts)
+
+    def __getitem__(self, number: int) -> int:
+        return number
 
     def inputs(self, numbers: Sequence[int]) -> dict[str, torch.Tensor]:
         """What the model's `forward` takes for these rows, each int64 of shape [rows, longest]."""

@@ -79,9 +79,9 @@ def persian_tokenizer(texts: Iterable[str], old: PreTrainedTokenizerBase) -> Pre
     if numbers[str(old.pad_token)] != old.pad_token_id:
         raise TrainingFailed(Code.NOT_SUPPORTED, "its padding token cannot keep its number", field="vocabulary")
     names = {role: getattr(old, role) for role in _ROLES if getattr(old, role) is not None}
-    made = PreTrainedTokenizerFast(tokenizer_object=tokenizer, **names)  # type: ignore[no-untyped-call]
-    made.model_input_names = list(old.model_input_names)
-    return made
+    return PreTrainedTokenizerFast(  # type: ignore[no-untyped-call]
+        tokenizer_object=tokenizer, model_input_names=list(old.model_input_names), **names
+    )
 
 
 def graft(model: PreTrainedModel, old: PreTrainedTokenizerBase, new: PreTrainedTokenizerFast) -> Grafted:

@@ -13,16 +13,16 @@ clipping, autocast, and the files of optimizer, schedule and random states. Repl
 """
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
-from torch.utils.data import DataLoader, Sampler
+from torch.utils.data import DataLoader
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, PrinterCallback, Trainer, TrainingArguments
 
 from kargah.compute.arguments import Plan
+from kargah.compute.batches import EpochBatches
 from kargah.compute.encode import EncodedRows
 from kargah.compute.hooks import Hook, StepEnd
 from kargah.compute.hooks.window import Stopwatch
@@ -34,28 +34,6 @@ HOOKS = "hooks.json"
 
 Objective = Callable[[torch.Tensor, torch.Tensor, torch.Tensor | None], torch.Tensor]
 """(logits [rows, classes], labels [rows], teacher logits or None) → the sum of the rows' losses."""
-
-
-class EpochBatches(Sampler[list[int]]):
-    """Batches of row numbers, shuffled anew each epoch by (seed, epoch) alone; the last one may be smaller."""
-
-    def __init__(self, num_rows: int, batch_size: int, seed: int) -> None:
-        self._num_rows = num_rows
-        self._batch_size = batch_size
-        self._seed = seed
-        self._epoch = 0
-
-    def set_epoch(self, epoch: int) -> None:
-        """Number of the epoch to come, from 0."""
-        self._epoch = epoch
-
-    def __len__(self) -> int:
-        return math.ceil(self._num_rows / self._batch_size)
-
-    def __iter__(self) -> Iterator[list[int]]:
-        order = np.random.default_rng([self._seed % 2**32, self._epoch]).permutation(self._num_rows)
-        for begin in range(0, self._num_rows, self._batch_size):
-            yield order[begin : begin + self._batch_size].tolist()
 
 
 class EpochLoader(DataLoader[int]):
@@ -81,6 +59,7 @@ class HookedTrainer(Trainer):
         arguments: TrainingArguments,
         optimizer: tuple[type[torch.optim.Optimizer], dict[str, Any]],
         embedding_learning_rate: float | None,
+        bucketed: bool,
         rows: EncodedRows,
         plan: Plan,
         objective: Objective,
@@ -102,6 +81,7 @@ class HookedTrainer(Trainer):
         self._hooks = hooks
         self._stopwatch = stopwatch
         self._embedding_learning_rate = embedding_learning_rate
+        self._bucketed = bucketed
         self._settled_step = 0
 
     def run(self, checkpoint: Path | None, step: int) -> Outcome:
@@ -138,7 +118,8 @@ class HookedTrainer(Trainer):
         return super().create_optimizer(model)
 
     def get_train_dataloader(self) -> DataLoader[int]:
-        batches = EpochBatches(len(self._rows), self.args.per_device_train_batch_size, self.args.seed)
+        size = self.args.per_device_train_batch_size
+        batches = EpochBatches(self._rows.lengths, size, self.args.seed, bucketed=self._bucketed)
         return EpochLoader(
             self._rows,
             batch_sampler=batches,

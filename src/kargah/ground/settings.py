@@ -61,6 +61,13 @@ class Settings(BaseSettings):
             raise ValueError("must be http:// or https:// addresses")
         return value
 
+    @field_validator("storage_url")
+    @classmethod
+    def _own_storage(cls, value: str | None) -> str | None:
+        if value is not None:
+            raise ValueError("only the data directory (KARGAH_HOME) is supported; leave it unset")
+        return value
+
     @field_validator("database_url")
     @classmethod
     def _url(cls, value: str | None) -> str | None:

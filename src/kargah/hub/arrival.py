@@ -9,6 +9,7 @@ import os
 import shutil
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -70,16 +71,25 @@ class Arrival:
         blobs.sweep(self._home)
 
     def _convert(self, snapshot: Path, manifest: dict[str, Any]) -> None:
-        command = [sys.executable, "-m", CONVERT, str(snapshot), "--remove"]
+        command = [sys.executable, "-m", CONVERT, str(snapshot), "--remove", "--with-parent"]
         environment = {name: value for name, value in os.environ.items() if not name.endswith("_TOKEN")}
-        done = subprocess.run(command, capture_output=True, env=environment, check=False)
-        if done.returncode != 0:
-            log.error("converting %s: %s", snapshot, done.stderr.decode("utf-8", "replace")[-2000:])
-            if done.returncode == UNSAFE_EXIT:
+        with tempfile.TemporaryFile() as told:
+            # Its standard input stays open as long as this server lives: the child ends with it.
+            with subprocess.Popen(
+                command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=told, env=environment
+            ) as child:
+                assert child.stdout is not None
+                answer = child.stdout.read()
+                child.wait()
+            told.seek(0)
+            complaint = told.read()
+        if child.returncode != 0:
+            log.error("converting %s: %s", snapshot, complaint.decode("utf-8", "replace")[-2000:])
+            if child.returncode == UNSAFE_EXIT:
                 raise ArrivalFailed("UNSAFE_WEIGHTS")
-            missing = b"ModuleNotFoundError" in done.stderr
+            missing = b"ModuleNotFoundError" in complaint
             raise ArrivalFailed("COMPUTE_MISSING" if missing else "CONVERSION_FAILED")
-        said = json.loads(done.stdout.strip().splitlines()[-1])
+        said = json.loads(answer.strip().splitlines()[-1])
         originals = {name: manifest["files"].pop(name) for name in said["converted"] if name in manifest["files"]}
         made = snapshot / said["file"]
         manifest["files"][said["file"]] = {"sizeBytes": made.stat().st_size, "digest": digest_file(made)}

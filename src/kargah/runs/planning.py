@@ -79,6 +79,7 @@ def _config(body: ConfigBody) -> TrainConfig:
         ("lr_scheduler", run_spec.LR_SCHEDULERS),
         ("mixed_precision", run_spec.MIXED_PRECISION),
         ("vocabulary", run_spec.VOCABULARIES),
+        ("batching", run_spec.BATCHINGS),
     ):
         if name in given and given[name] not in allowed:
             field = f"config.{run_spec.to_camel(name)}"

@@ -222,7 +222,10 @@ class Supervisor:
                 run = session.get_one(RunRow, run_id)
                 if run.status == RunState.QUEUED:
                     transition(session, self._events, run, RunState.PREPARING)
-                    self._launch(session, run)
+                    if self.run_dir(run.id).spec.is_file():
+                        self._launch(session, run)
+                    else:
+                        self._settle(session, run, Exit(Outcome.FAILED, run.step, error="SPEC_INVALID"))
 
     def _launch(self, session: Session, run: RunRow) -> None:
         """Start the next attempt.

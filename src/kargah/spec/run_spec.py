@@ -25,6 +25,7 @@ LR_SCHEDULERS = (
     "constant_with_warmup",
 )
 MIXED_PRECISION = ("no",)
+BATCHINGS = ("random", "bucketed")
 VOCABULARIES = ("own", "fa")
 """The model's own vocabulary, or Kargah's Persian one grafted onto the model."""
 
@@ -99,6 +100,7 @@ class TrainConfig:
     validation_split: float = 0.1
     vocabulary: str = "own"
     embedding_learning_rate: float | None = None
+    batching: str = "random"
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,0 +1,1 @@
+"""Models that Kargah carries, as plain transformers folders."""
