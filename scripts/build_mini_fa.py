@@ -1,12 +1,13 @@
-"""Make `kargah/mini-fa`, the small Persian encoder that Kargah carries: `python scripts/build_mini_fa.py [--out FOLDER]`.
+"""Make `kargah/mini-fa`, the small Persian encoder that Kargah carries: `python scripts/build_mini_fa.py`.
 
-1. Vocabulary and tokenizer as `compute/graft.py` makes them, from the lexicon and the training split of the built-in set.
-2. Token embeddings: the glosses' rows of an English sentence encoder (all-MiniLM-L6-v2 as a package carries it), projected to
-   the small width by their principal components.
-3. Sentence meaning: the pooled output learns to give, for a Persian text, the vector that the English encoder gives for the
-   text glossed word by word. That is knowledge distillation across languages (Reimers, Gurevych 2020, "Making monolingual
-   sentence embeddings multilingual using knowledge distillation"), with glosses in place of translations. Texts: the training
-   split (no labels, no other split), mixtures of pieces of it, and the lexicon's words.
+1. Vocabulary and tokenizer as `compute/graft.py` makes them, from the lexicon and the training split of the built-in
+   set.
+2. Token embeddings: the glosses' rows of an English sentence encoder (all-MiniLM-L6-v2 as a package carries it),
+   projected to the small width by their principal components.
+3. Sentence meaning: the pooled output learns to give, for a Persian text, the vector that the English encoder gives
+   for the text glossed word by word. That is knowledge distillation across languages (Reimers, Gurevych 2020, "Making
+   monolingual sentence embeddings multilingual using knowledge distillation"), with glosses in place of translations.
+   Texts: the training split (no labels, no other split), mixtures of pieces of it, and the lexicon's words.
 
 Equal inputs and seed give equal files on one machine. It takes some minutes on two cores.
 """
@@ -14,7 +15,6 @@ Equal inputs and seed give equal files on one machine. It takes some minutes on 
 import argparse
 import csv
 import random
-import re
 import sys
 import time
 from importlib.util import find_spec
@@ -22,9 +22,9 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from torch import nn
 from transformers import AutoModel, AutoTokenizer, BertConfig, BertModel
 
+from kargah.compute.align import align, glossed, sentence_vectors
 from kargah.compute.graft import CONTINUES, lexicon, persian_tokenizer
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -32,9 +32,8 @@ TEXTS = ROOT / "src/kargah/datasets/builtin/support_fa/train.csv"
 OUT = ROOT / "src/kargah/assets/builtin/mini_fa"
 
 WIDTH, LAYERS, HEADS, POSITIONS = 128, 2, 4, 128
-EPOCHS, BATCH, RATE, TEMPERATURE = 16, 64, 2e-3, 0.05
+EPOCHS, BATCH, RATE = 16, 64, 1e-3
 NUM_MIXTURES = 8000
-MAX_LENGTH = 64
 
 
 def main() -> None:
@@ -57,10 +56,21 @@ def main() -> None:
         *(w for w in lexicon() if not w.startswith(CONTINUES)),
     ]
     began = time.monotonic()
-    targets = sentence_vectors(encoder, old, [gloss(text, tokenizer) for text in examples])
+    targets = sentence_vectors(encoder, old, glossed(examples, tokenizer))
     print(f"{len(examples)} examples, targets in {time.monotonic() - began:.0f} s", flush=True)
     student = make_student(tokenizer, old, encoder)
-    teach(student, tokenizer, examples, targets, asked.epochs)
+    align(
+        student,
+        tokenizer,
+        examples,
+        targets,
+        epochs=asked.epochs,
+        learning_rate=RATE,
+        seed=asked.seed,
+        on_epoch=lambda epoch, loss: print(f"epoch {epoch}: loss {loss:.3f}", flush=True),
+        check_wish=lambda: None,
+        batch_size=BATCH,
+    )
     save(student, tokenizer, asked.out)
 
 
@@ -81,27 +91,6 @@ def mixtures(texts: list[str], rng: random.Random) -> list[str]:
         return " ".join(words[begin : begin + rng.randint(2, 7)])
 
     return [" ".join(piece() for _ in range(rng.randint(1, 3))) for _ in range(NUM_MIXTURES)]
-
-
-def gloss(text: str, tokenizer) -> str:
-    """A Persian text word by word in English; endings are glossed behind their word, unknown letters dropped."""
-    glosses = lexicon()
-    tokens = tokenizer.tokenize(text)
-    return " ".join(glosses.get(t, "" if re.search("[؀-ۿ]", t) else t.removeprefix(CONTINUES)) for t in tokens)
-
-
-@torch.no_grad()
-def sentence_vectors(encoder, tokenizer, texts: list[str]) -> torch.Tensor:
-    """Mean-pooled, normalised vectors of English texts, as all-MiniLM-L6-v2 is meant to be used. Shape [texts, 384]."""
-    order = sorted(range(len(texts)), key=lambda i: len(texts[i]))
-    vectors = torch.zeros(len(texts), encoder.config.hidden_size)
-    for begin in range(0, len(order), 128):
-        part = order[begin : begin + 128]
-        batch = tokenizer([texts[i] for i in part], padding=True, truncation=True, max_length=96, return_tensors="pt")
-        hidden = encoder(**batch).last_hidden_state
-        mask = batch["attention_mask"].unsqueeze(-1)
-        vectors[part] = nn.functional.normalize((hidden * mask).sum(1) / mask.sum(1), dim=-1)
-    return vectors
 
 
 def make_student(tokenizer, old, encoder) -> BertModel:
@@ -130,41 +119,6 @@ def make_student(tokenizer, old, encoder) -> BertModel:
         embedding.copy_(narrow / narrow.std() * config.initializer_range * 2)
         embedding[tokenizer.pad_token_id].zero_()
     return student
-
-
-def teach(student: BertModel, tokenizer, examples: list[str], targets: torch.Tensor, epochs: int) -> None:
-    """Let the pooled output name each example's vector among those of the batch (InfoNCE), and point at it."""
-    encoded = tokenizer(examples, truncation=True, max_length=MAX_LENGTH)["input_ids"]
-    out = nn.Linear(WIDTH, targets.shape[1])
-    parameters = [*student.parameters(), *out.parameters()]
-    optimizer = torch.optim.AdamW(parameters, lr=RATE, weight_decay=0.01)
-    num_batches = len(encoded) // BATCH
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, RATE, total_steps=epochs * num_batches, pct_start=0.1)
-    student.train()
-    for epoch in range(epochs):
-        began, total = time.monotonic(), 0.0
-        order = np.random.default_rng([7, epoch]).permutation(len(encoded))
-        # Neighbours of like length share a batch, so little of it is padding.
-        windows = [
-            sorted(order[w : w + 50 * BATCH], key=lambda i: len(encoded[i])) for w in range(0, len(order), 50 * BATCH)
-        ]
-        batches = [window[b : b + BATCH] for window in windows for b in range(0, len(window), BATCH)]
-        for number in np.random.default_rng([8, epoch]).permutation(len(batches))[:num_batches]:
-            part = batches[number]
-            batch = tokenizer.pad({"input_ids": [encoded[i] for i in part]}, return_tensors="pt")
-            vectors = nn.functional.normalize(out(student(**batch).pooler_output), dim=-1)
-            wanted = targets[part]
-            likeness = vectors @ wanted.T / TEMPERATURE
-            loss = (
-                nn.functional.cross_entropy(likeness, torch.arange(len(part))) + (1 - (vectors * wanted).sum(-1)).mean()
-            )
-            loss.backward()
-            nn.utils.clip_grad_norm_(parameters, 1.0)
-            optimizer.step()
-            schedule.step()
-            optimizer.zero_grad()
-            total += loss.item()
-        print(f"epoch {epoch + 1}: loss {total / num_batches:.3f}, {time.monotonic() - began:.0f} s", flush=True)
 
 
 def save(student: BertModel, tokenizer, folder: Path) -> None:

@@ -1,5 +1,7 @@
 """A Persian vocabulary for an encoder that knows none."""
 
+import copy
+import itertools
 import subprocess
 import sys
 from pathlib import Path
@@ -7,6 +9,7 @@ from pathlib import Path
 import torch
 from transformers import AutoModelForSequenceClassification, AutoTokenizer, BertConfig, BertForSequenceClassification
 
+from kargah.compute.align import align, glossed, sentence_vectors
 from kargah.compute.graft import graft, lexicon, persian_tokenizer
 from kargah.spec.run_spec import ModelRef
 
@@ -109,3 +112,35 @@ def test_embeddings_learn_at_their_own_rate(make_run: MakeRun, tmp_path: Path) -
         return float((first - then).detach().abs().max())
 
     assert moved(0.03) > 5 * moved(None) > 0
+
+
+def test_alignment_brings_a_text_near_the_vector_of_its_gloss(tmp_path: Path) -> None:
+    folder = english_model(tmp_path)
+    old = AutoTokenizer.from_pretrained(folder)
+    model = AutoModelForSequenceClassification.from_pretrained(folder, num_labels=2)
+    english = copy.deepcopy(model.base_model)
+    words = [form for form in lexicon() if not form.startswith("##")][::200]
+    texts = [f"{first} {second}" for first, second in itertools.pairwise(words)]
+    persian = persian_tokenizer(texts, old)
+    graft(model, old, persian)
+    targets = sentence_vectors(english, old, glossed(texts, persian))
+    losses: list[float] = []
+    align(
+        model.base_model,
+        persian,
+        texts,
+        targets,
+        epochs=6,
+        learning_rate=3e-3,
+        seed=1,
+        on_epoch=lambda epoch, loss: losses.append(loss),
+        check_wish=lambda: None,
+    )
+    assert len(losses) == 6
+    assert losses[-1] < losses[0] - 0.3
+
+
+def test_glosses_stand_in_the_order_of_the_words(tmp_path: Path) -> None:
+    persian = persian_tokenizer([], AutoTokenizer.from_pretrained(english_model(tmp_path)))
+    expected = f"{lexicon()['سفارشم']} {lexicon()['کجاست']}"
+    assert glossed(["سفارشم کجاست"], persian) == [expected]

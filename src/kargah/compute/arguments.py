@@ -51,6 +51,7 @@ def check_spec(spec: RunSpec) -> None:
         _require(getattr(config, name) >= 0, name, "must not be negative")
     _require(config.max_length >= 4, "max_length", "must be at least 4 tokens")
     _require(config.learning_rate > 0, "learning_rate", "must be positive")
+    _require(config.alignment_epochs >= 0, "alignment_epochs", "must not be negative")
     rate = config.embedding_learning_rate
     _require(rate is None or rate > 0, "embedding_learning_rate", "must be positive")
     _require(config.max_steps is not None or config.epochs > 0, "epochs", "must be positive")

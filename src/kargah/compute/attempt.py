@@ -20,7 +20,6 @@ from kargah.compute.distil import cross_entropy_sum, distillation_objective, tea
 from kargah.compute.encode import EncodedRows, encode_rows
 from kargah.compute.failures import Code, Interrupted, TrainingFailed
 from kargah.compute.forward import logits_of
-from kargah.compute.graft import graft, persian_tokenizer
 from kargah.compute.hardware import Hardware, prepare_hardware, versions
 from kargah.compute.hooks import Hook, StepEnd
 from kargah.compute.hooks.cadence import Cadence
@@ -31,8 +30,6 @@ from kargah.compute.hooks.evaluations import Evaluations
 from kargah.compute.hooks.window import LogWindow, Stopwatch
 from kargah.compute.model import (
     be_silent,
-    load_classifier,
-    load_tokenizer,
     load_trained,
     max_positions,
     num_embeddings,
@@ -41,6 +38,7 @@ from kargah.compute.model import (
 )
 from kargah.compute.scores import Evaluation, evaluate_logits
 from kargah.compute.sink import Log, Sink
+from kargah.compute.starting import starting_model
 from kargah.compute.trainer import HookedTrainer, Objective
 from kargah.compute.wishes import Wishes
 from kargah.spec.control import Outcome
@@ -100,7 +98,8 @@ def run_attempt(run_dir: RunDir, number: int, sink: Sink, wishes: Wishes, progre
     check_wish()
     objective, judged = _objective(spec, run_dir, data, hardware, log, check_wish)
     set_seed(spec.config.seed)
-    tokenizer, model = _load(spec, resume, data, log)
+    folder = resume.folder if resume else None
+    tokenizer, model = starting_model(spec, folder, data, hardware, log, check_wish)
     log.info("model loaded", kind=model.config.model_type, numParameters=num_parameters(model))
     train_rows, validation_rows = _encode(spec, tokenizer, model, data, log)
     train_rows.teacher_logits = judged
@@ -138,7 +137,7 @@ def run_attempt(run_dir: RunDir, number: int, sink: Sink, wishes: Wishes, progre
         hooks=hooks,
         stopwatch=stopwatch,
     )
-    outcome = trainer.run(resume.folder if resume else None, progress.step)
+    outcome = trainer.run(folder, progress.step)
     best = checkpoints.best
     if outcome is Outcome.COMPLETED and spec.config.enable_early_stopping and best is not None:
         model = _best_model(run_dir, best, progress.step, model, log)
@@ -204,36 +203,6 @@ def _objective(
         check_wish,
     )
     return distillation_objective(spec.config.distillation_alpha, spec.config.distillation_temperature), judged
-
-
-def _load(
-    spec: RunSpec, resume: _ResumePoint | None, data: TrainingData, log: Log
-) -> tuple[PreTrainedTokenizerBase, PreTrainedModel]:
-    if resume is None:
-        folder = Path(spec.base_model.path)
-        tokenizer = load_tokenizer(folder)
-        model = load_classifier(folder, data.labels, tokenizer, log)
-        return (_graft(model, tokenizer, data.train, log) if spec.config.vocabulary == "fa" else tokenizer), model
-    model, known = load_trained(resume.folder)
-    if known != data.labels:
-        raise TrainingFailed(
-            Code.DATA_DAMAGED,
-            "the data's labels are not those of the checkpoint",
-            labels=data.labels,
-            checkpointLabels=known,
-        )
-    return load_tokenizer(resume.folder), model
-
-
-def _graft(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, rows: Rows, log: Log) -> PreTrainedTokenizerBase:
-    persian = persian_tokenizer([*rows.texts, *rows.pairs], tokenizer)
-    grafted = graft(model, tokenizer, persian)
-    log.info(
-        f"Persian vocabulary grafted: {grafted.vocabulary_size} pieces, {grafted.num_glossed} from glosses",
-        vocabularySize=grafted.vocabulary_size,
-        numGlossed=grafted.num_glossed,
-    )
-    return persian
 
 
 def _encode(

@@ -102,7 +102,8 @@ def main(argv: list[str] | None = None) -> int:
 
 def _end_with_parent() -> None:
     """A server that died must not leave a writer behind in a folder that the next one will convert."""
-    sys.stdin.buffer.read()
+    while os.read(sys.stdin.fileno(), 4096):
+        pass
     os._exit(1)
 
 

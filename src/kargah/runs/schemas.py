@@ -67,6 +67,7 @@ class ConfigBody(Body):
     columns: dict[Literal["text", "textPair", "label"], Annotated[str, StringConstraints(max_length=400)]] | None = None
     validation_split: Annotated[Finite, Field(gt=0, lt=1)] | None = None
     vocabulary: Annotated[str, StringConstraints(max_length=60)] | None = None
+    alignment_epochs: Annotated[int, Field(ge=0, le=100)] | None = None
     batching: Annotated[str, StringConstraints(max_length=60)] | None = None
     embedding_learning_rate: Annotated[Finite, Field(gt=0, le=1)] | None = None
 

@@ -68,8 +68,9 @@ class DatasetRef:
 class TrainConfig:
     """Hyper-parameters with every default resolved. Units stand with each field.
 
-    `max_steps` wins over `epochs`. `embedding_learning_rate` of None is `learning_rate`. `eval_every_steps` and
-    `checkpoint_every_steps` of None mean once an epoch. The distillation loss is
+    `max_steps` wins over `epochs`. `eval_every_steps` and `checkpoint_every_steps` of None mean once an epoch.
+    `embedding_learning_rate` of None is `learning_rate`. `alignment_epochs` belong to the vocabulary `fa`: epochs over
+    the training texts, without labels, before the run's own. The distillation loss is
     `alpha * KL(teacher || student) at T, times T² + (1 - alpha) * cross entropy` (Hinton et al. 2015, "Distilling the
     Knowledge in a Neural Network").
     """
@@ -101,6 +102,7 @@ class TrainConfig:
     vocabulary: str = "own"
     embedding_learning_rate: float | None = None
     batching: str = "random"
+    alignment_epochs: int = 2
 
 
 @dataclass(frozen=True, slots=True)

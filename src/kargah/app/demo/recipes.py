@@ -3,21 +3,27 @@
 from typing import Any
 
 TEACHER: dict[str, Any] = {
-    "epochs": 5,
+    "vocabulary": "fa",
+    "epochs": 4,
+    "alignmentEpochs": 2,
     "batchSize": 16,
-    "learningRate": 3e-4,
+    "learningRate": 1e-4,
+    "embeddingLearningRate": 5e-4,
+    "weightDecay": 0.01,
     "warmupSteps": 60,
     "maxLength": 64,
+    "batching": "bucketed",
     "logEverySteps": 10,
     "seed": 1,
 }
 STUDENT: dict[str, Any] = {
-    "epochs": 12,
+    "epochs": 5,
     "batchSize": 32,
-    "learningRate": 2e-3,
-    "warmupSteps": 60,
+    "learningRate": 1e-3,
+    "warmupSteps": 40,
     "maxLength": 64,
+    "batching": "bucketed",
     "logEverySteps": 10,
     "seed": 1,
 }
-TEACHER_ALPHA: dict[str, Any] = {"distillationAlpha": 0.7, "distillationTemperature": 3.0}
+TEACHER_ALPHA: dict[str, Any] = {"distillationAlpha": 0.8, "distillationTemperature": 4.0}
