@@ -95,6 +95,8 @@ def child_environment() -> dict[str, str]:
     }
     threads = str(psutil.cpu_count(logical=False) or os.cpu_count() or 1)
     kept.setdefault("OMP_NUM_THREADS", threads)
+    # A thread that waits must not spin: beside any other busy process it would hold up the thread it waits for.
+    kept.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     kept.update(
         HF_HUB_OFFLINE="1",
         TRANSFORMERS_OFFLINE="1",

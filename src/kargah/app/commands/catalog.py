@@ -23,7 +23,7 @@ def catalog(
         return
     table = Table(box=None, pad_edge=False)
     for column in ("id", "status", "size", "licence", "description"):
-        table.add_column(say(f"column.{column}"), overflow="fold", no_wrap=column in ("status", "size"))
+        table.add_column(say(f"column.{column}"), overflow="fold", no_wrap=column not in ("name", "description"))
     for entry in entries:
         table.add_row(
             entry["id"],

@@ -29,7 +29,7 @@ def list_runs(
         return
     table = Table(box=None, pad_edge=False)
     for column in ("id", "name", "status", "step", "loss", "valLoss", "accuracy", "created"):
-        table.add_column(say(f"column.{column}"), overflow="fold")
+        table.add_column(say(f"column.{column}"), overflow="fold", no_wrap=column not in ("name", "description"))
     for row in rows:
         table.add_row(
             row["runId"],
@@ -39,7 +39,7 @@ def list_runs(
             _number(row["trainLoss"]),
             _number(row["valLoss"]),
             _number(row["accuracy"]),
-            row["createdAt"][:16].replace("T", " "),
+            row["createdAt"][:10],
         )
     out.print(table)
 
