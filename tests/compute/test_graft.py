@@ -102,7 +102,7 @@ def test_embeddings_learn_at_their_own_rate(make_run: MakeRun, tmp_path: Path) -
     base = ModelRef("english", str(english_model(tmp_path)))
 
     def moved(rate: float | None) -> float:
-        config = {"vocabulary": "fa", "max_steps": 1, "warmup_steps": 0, "embedding_learning_rate": rate}
+        config = {"vocabulary": "fa", "alignment_epochs": 0, "max_steps": 1, "embedding_learning_rate": rate}
         run = make_run(spec={"base_model": base}, **config)
         ending, _ = attempt(run)
         old = AutoTokenizer.from_pretrained(base.path)
