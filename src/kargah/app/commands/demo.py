@@ -30,7 +30,11 @@ def demo(
         fail(f"{say('demo.failed')} {error}", EXIT_FAILED)
     finally:
         stage.close()
-    out.print(say("demo.over", time=human_duration(time.monotonic() - began), path=str(stage.home)), markup=False)
+    out.print(
+        say("demo.over", time=human_duration(time.monotonic() - began), path=str(stage.home)),
+        markup=False,
+        soft_wrap=True,
+    )
     if as_json:
         print_json(rows)
 

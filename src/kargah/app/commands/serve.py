@@ -31,5 +31,5 @@ def serve(
 
 def _ready(host: str, port: int, home: str) -> None:
     shown = f"[{host}]" if ":" in host else host
-    out.print(say("serving", url=f"http://{shown}:{port}"), markup=False)
-    out.print(say("home", path=home), markup=False)
+    out.print(say("serving", url=f"http://{shown}:{port}"), markup=False, soft_wrap=True)
+    out.print(say("home", path=home), markup=False, soft_wrap=True)
