@@ -11,7 +11,7 @@ from rich.rule import Rule
 from kargah.app.client import ApiError, ServerUnreachable
 from kargah.app.commands.console import EXIT_FAILED, fail, language, out, print_json, say
 from kargah.app.demo import scenes, table
-from kargah.app.demo.recipes import STUDENT, TEACHER, TEACHER_ALPHA
+from kargah.app.demo.recipes import DISTILLATION, STUDENT, TEACHER
 from kargah.app.demo.stage import MODEL_ID, DemoFailed, Stage
 from kargah.text.sizes import human_duration, human_size
 
@@ -61,7 +61,7 @@ def _play(stage: Stage) -> dict[str, dict[str, Any]]:
         say,
         name="demo-student-distilled",
         base=scenes.STUDENT_ID,
-        config={**STUDENT, **TEACHER_ALPHA},
+        config={**STUDENT, **DISTILLATION},
         teacher=teacher["bestCheckpoint"],
     )
 

@@ -26,4 +26,5 @@ STUDENT: dict[str, Any] = {
     "logEverySteps": 10,
     "seed": 1,
 }
-TEACHER_ALPHA: dict[str, Any] = {"distillationAlpha": 0.8, "distillationTemperature": 4.0}
+DISTILLATION: dict[str, Any] = {"distillationAlpha": 0.8, "distillationTemperature": 2.0, "epochs": 10}
+"""What a distilled run changes of the student's recipe: soft targets overfit later, so it may learn for longer."""
