@@ -14,7 +14,7 @@ from kargah.runs.executor import child_environment
 from kargah.text.sizes import human_size
 
 SENTENCES = (
-    "سه روزه بسته‌م دست پسته و خبری ازش نیست، کد رهگیری هم چیزی نشون نمیده",
+    "سفارشی که هفتهٔ پیش دادم هنوز نرسیده، الان کجاست؟",
     "لطفاً فاکتور رسمی با شناسهٔ ملی شرکت برای خرید دیروز صادر فرمایید",
 )
 
