@@ -6,12 +6,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from transformers import BertConfig, BertModel, PreTrainedTokenizerFast, set_seed
+from transformers import BertConfig, BertForSequenceClassification, BertModel, PreTrainedTokenizerFast, set_seed
 
 from kargah.spec.layout import RunDir, write_json
 from kargah.spec.run_spec import DatasetRef, ModelRef, RunSpec, TrainConfig
 
-from .tiny import make_tokenizer, sentences, write_split
+from .tiny import NEGATIVE, POSITIVE, make_tokenizer, sentences, write_split
 
 MakeRun = Callable[..., RunDir]
 
@@ -91,3 +91,24 @@ def plain_model(tmp_path_factory: pytest.TempPathFactory, base_model: Path) -> P
     for path in base_model.glob("tokenizer*"):
         (folder / path.name).write_bytes(path.read_bytes())
     return folder
+
+
+@pytest.fixture(scope="session")
+def steady_model(tmp_path_factory: pytest.TempPathFactory, plain_model: Path) -> Path:
+    """A classifier of the data set's labels without dropout: a run that starts from it draws nothing by chance."""
+    folder = tmp_path_factory.mktemp("steady-model")
+    set_seed(11)
+    labels = sorted([POSITIVE, NEGATIVE])
+    model = BertForSequenceClassification.from_pretrained(
+        plain_model, id2label=dict(enumerate(labels)), label2id={label: n for n, label in enumerate(labels)}
+    )
+    model.save_pretrained(folder)
+    for path in plain_model.glob("tokenizer*"):
+        (folder / path.name).write_bytes(path.read_bytes())
+    return folder
+
+
+@pytest.fixture(scope="session")
+def steady(steady_model: Path) -> ModelRef:
+    """`steady_model` as a run names it."""
+    return ModelRef("steady", str(steady_model))

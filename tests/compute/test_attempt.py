@@ -7,12 +7,11 @@ import pytest
 import torch
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
-from kargah.compute.attempt import read_spec
 from kargah.compute.checkpoints import list_checkpoints
 from kargah.spec.control import Outcome
 from kargah.spec.layout import RunDir
 from kargah.spec.manifest import read_manifest, verify_folder
-from kargah.spec.run_spec import LR_SCHEDULERS, OPTIMIZERS, DatasetRef
+from kargah.spec.run_spec import DatasetRef
 
 from .conftest import MakeRun
 from .tiny import NEGATIVE, POSITIVE, attempt, sentences, write_split
@@ -100,69 +99,6 @@ def test_early_stopping_ends_the_run_and_gives_back_the_best(make_run: MakeRun) 
     again, second = attempt(run_dir, 2)
     assert (again.outcome, again.step) == (Outcome.COMPLETED, ending.step)
     assert not second.of("metric")
-
-
-@pytest.mark.parametrize("optimizer", OPTIMIZERS)
-def test_every_optimizer_takes_steps(make_run: MakeRun, optimizer: str) -> None:
-    rate = 0.1 if optimizer == "sgd" else 5e-3
-    run_dir = make_run(max_steps=84, optimizer=optimizer, learning_rate=rate, log_every_steps=12)
-    losses = list(attempt(run_dir)[1].losses().values())
-    assert losses[-1] < 0.97 * losses[0]
-
-
-def test_weight_decay_spares_biases_and_layer_norms(make_run: MakeRun) -> None:
-    run_dir = make_run(max_steps=2, weight_decay=0.01)
-    model = attempt(run_dir)[0].model
-    state = torch.load(run_dir.checkpoints / "step-00000002" / "optimizer.pt", weights_only=True)
-    decayed, spared = state["param_groups"]
-    assert (decayed["weight_decay"], spared["weight_decay"]) == (0.01, 0.0)
-    names = [name for name, _ in model.named_parameters()]
-    assert len(spared["params"]) == sum(name.endswith("bias") or "LayerNorm" in name for name in names)
-    assert len(decayed["params"]) + len(spared["params"]) == len(names)
-
-
-@pytest.mark.parametrize("lr_scheduler", LR_SCHEDULERS)
-def test_every_schedule_warms_up_and_goes_its_way(make_run: MakeRun, lr_scheduler: str) -> None:
-    run_dir = make_run(max_steps=24, log_every_steps=1, warmup_steps=4, lr_scheduler=lr_scheduler)
-    rates = [record["learningRate"] for record in attempt(run_dir)[1].of("metric")]
-    peak = 3e-3
-    if lr_scheduler == "constant":
-        assert rates == [peak] * 24
-        return
-    assert rates[:5] == pytest.approx([0, peak / 4, peak / 2, peak * 3 / 4, peak])
-    if lr_scheduler == "constant_with_warmup":
-        assert rates[5:] == [peak] * 19
-    elif lr_scheduler == "cosine_with_restarts":
-        assert rates[14] == pytest.approx(peak)  # two epochs, the second cycle begins half way
-        assert rates[13] < peak / 10
-    else:
-        assert rates[4:] == sorted(rates[4:], reverse=True)
-        assert rates[-1] < peak / 10
-
-
-def test_accumulation_is_the_same_as_a_larger_batch(make_run: MakeRun, plain_model: Path) -> None:
-    model = {"base_model": replace(read_spec(make_run()).base_model, path=str(plain_model))}
-    options = {"spec": model, "max_steps": 12, "log_every_steps": 1}
-    _, large = attempt(make_run(**options, batch_size=8))
-    _, small = attempt(make_run(**options, batch_size=2, gradient_accumulation_steps=4))
-    assert list(small.losses().values()) == pytest.approx(list(large.losses().values()), rel=1e-4)
-
-
-def test_gradients_are_clipped_only_when_asked(make_run: MakeRun) -> None:
-    options = {"max_steps": 4, "log_every_steps": 1, "optimizer": "sgd", "learning_rate": 0.5}
-    free = attempt(make_run(max_grad_norm=0.0, **options))[1]
-    wide = attempt(make_run(max_grad_norm=1e6, **options))[1]
-    tight = attempt(make_run(max_grad_norm=0.01, **options))[1]
-    assert free.losses() == wide.losses()
-    assert tight.losses()[1] == free.losses()[1]
-    assert tight.losses()[3] != free.losses()[3]
-
-
-def test_max_steps_wins_over_epochs_and_a_fraction_of_an_epoch_counts(make_run: MakeRun) -> None:
-    assert attempt(make_run(max_steps=5, epochs=9.0))[0].step == 5
-    ending, sink = attempt(make_run(max_steps=None, epochs=0.5))
-    assert ending.step == 6
-    assert sink.of("metric")[-1]["epoch"] == pytest.approx(0.5)
 
 
 def test_second_text_of_a_pair_is_seen(make_run: MakeRun, tmp_path: Path) -> None:

@@ -1,11 +1,13 @@
 """Reading, uniting and splitting rows."""
 
 import dataclasses
+import json
 from pathlib import Path
 
 import pytest
 
 from kargah.compute.data import Rows, label_text, read_training_data, split_by_content
+from kargah.compute.failures import Code, TrainingFailed
 from kargah.compute.sink import Log
 from kargah.spec.run_spec import DatasetRef, ModelRef, RunSpec, TrainConfig
 
@@ -78,3 +80,75 @@ def test_label_text_keeps_every_byte() -> None:
     for label in ("می‌روم", "ي", "ی", "😀", " فاصله "):
         assert label_text(label) is label
     assert (label_text(3), label_text(3.0), label_text(2.5), label_text(True)) == ("3", "3", "2.5", "True")
+
+
+def test_numbers_that_are_equal_have_an_order_of_their_own(tmp_path: Path) -> None:
+    write_split(tmp_path, "train", {"t": list("abcd"), "l": ["01", "1", "--5", "1"]})
+    dataset = DatasetRef("d", str(tmp_path), "v", {"text": "t", "label": "l"})
+    assert read_training_data(spec_of(dataset, validation_split=0.0), Log(ListSink())).labels == ["--5", "01", "1"]
+    write_split(tmp_path, "train", {"t": list("abcd"), "l": ["1", "01", "2", "001"]})
+    assert read_training_data(spec_of(dataset, validation_split=0.0), Log(ListSink())).labels == ["001", "01", "1", "2"]
+
+
+def made_and_given(folder: Path) -> DatasetRef:
+    """70 and 30 rows of 100 different texts, two labels in equal parts."""
+    rows = [(f"متن {number}", "آ" if number % 2 else "ب") for number in range(100)]
+    for split, part in (("train", rows[:70]), ("validation", rows[70:])):
+        write_split(folder, split, {"t": [text for text, _ in part], "l": [label for _, label in part]})
+    return DatasetRef("d", str(folder), "v", {"text": "t", "label": "l"})
+
+
+def test_validation_rows_an_import_made_are_divided_anew_by_the_share_asked_for(tmp_path: Path) -> None:
+    dataset = dataclasses.replace(made_and_given(tmp_path), validation_made=True)
+    for share, num_rows in ((0.3, 30), (0.5, 50), (0.1, 10), (0.0, 0), (None, 30)):
+        sink = ListSink()
+        data = read_training_data(spec_of(dataset, validation_split=share), Log(sink))
+        assert (len(data.validation), len(data.train)) == (num_rows, 100 - num_rows)
+        assert not set(data.train.texts) & set(data.validation.texts)
+        assert "respected" not in sink.messages()
+        if share:
+            assert sorted(data.validation.labels) == ["آ"] * (num_rows // 2) + ["ب"] * (num_rows // 2)
+    together = read_training_data(spec_of(dataset, validation_split=0.3), Log(ListSink()))
+    numbers = [int(text.split()[1]) for text in together.train.texts]
+    assert numbers == sorted(numbers)  # the order of the files
+    assert any(number >= 70 for number in numbers)
+
+
+def test_validation_rows_that_were_given_are_respected_and_it_is_said(tmp_path: Path) -> None:
+    sink = ListSink()
+    data = read_training_data(spec_of(made_and_given(tmp_path), validation_split=0.5), Log(sink))
+    assert (len(data.train), len(data.validation)) == (70, 30)
+    (record,) = [record for record in sink.of("log") if "respected" in record["message"]]
+    assert (record["level"], record["details"]) == ("info", {"dataset": "d", "numRows": 30})
+
+
+def test_a_tenth_is_divided_off_where_nothing_is_asked_and_nothing_given(tmp_path: Path) -> None:
+    dataset = made_and_given(tmp_path)
+    (tmp_path / "validation.parquet").unlink()
+    for share, num_rows in ((None, 8), (0.3, 22)):  # of 35 rows each: 3.5 and 10.5, rounded to even
+        data = read_training_data(spec_of(dataset, validation_split=share), Log(ListSink()))
+        assert len(data.validation) == pytest.approx(num_rows, abs=2)
+        assert len(data.train) + len(data.validation) == 70
+
+
+@pytest.mark.parametrize(
+    ("num_rows", "num_labels", "limit"),
+    [(2000, 1000, None), (2002, 1001, 1000), (100, 100, None), (101, 101, 100), (300, 150, None), (300, 151, 150),
+     (100_000, 100_000, 1000)],
+)  # fmt: skip
+def test_a_column_that_is_no_label_is_refused_for_its_many_labels(
+    tmp_path: Path, num_rows: int, num_labels: int, limit: int | None
+) -> None:
+    texts = [f"t{number}" for number in range(num_rows)]
+    write_split(tmp_path, "train", {"t": texts, "l": [f"l{number % num_labels}" for number in range(num_rows)]})
+    spec = spec_of(DatasetRef("d", str(tmp_path), "v", {"text": "t", "label": "l"}), validation_split=0.0)
+    sink = ListSink()
+    if limit is None:
+        assert len(read_training_data(spec, Log(sink)).labels) == num_labels
+        return
+    with pytest.raises(TrainingFailed) as caught:
+        read_training_data(spec, Log(sink))
+    assert caught.value.code is Code.TOO_MANY_LABELS
+    assert caught.value.params == {"count": num_labels, "limit": limit}
+    assert not caught.value.retryable
+    assert len(json.dumps(sink.records)) < 500  # nothing that grows with the labels was written

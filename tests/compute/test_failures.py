@@ -56,6 +56,10 @@ def test_half_precision_that_is_only_emulated_is_refused(make_run: MakeRun) -> N
         ({"validation_split": 1.0}, "validationSplit"),
         ({"distillation_alpha": 1.5}, "distillationAlpha"),
         ({"max_grad_norm": -1.0}, "maxGradNorm"),
+        ({"dropout": 1.0}, "dropout"),
+        ({"dropout": -0.1}, "dropout"),
+        ({"early_stopping_patience": 0}, "earlyStoppingPatience"),
+        ({"distillation_temperature": 0.0}, "distillationTemperature"),
     ],
 )
 def test_values_out_of_range_are_refused_with_their_field(

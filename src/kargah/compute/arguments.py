@@ -16,6 +16,7 @@ from kargah.spec.run_spec import (
     OPTIMIZERS,
     TASKS,
     VOCABULARIES,
+    LoraConfig,
     RunSpec,
     TrainConfig,
     to_camel,
@@ -55,10 +56,14 @@ def check_spec(spec: RunSpec) -> None:
     rate = config.embedding_learning_rate
     _require(rate is None or rate > 0, "embedding_learning_rate", "must be positive")
     _require(config.max_steps is not None or config.epochs > 0, "epochs", "must be positive")
+    _require(config.dropout is None or 0 <= config.dropout < 1, "dropout", "must be at least 0 and below 1")
     _require(config.early_stopping_patience >= 1, "early_stopping_patience", "must be at least 1")
-    _require(0 <= config.validation_split < 1, "validation_split", "must be at least 0 and below 1")
+    share = config.validation_split
+    _require(share is None or 0 <= share < 1, "validation_split", "must be at least 0 and below 1")
     _require(0 <= config.distillation_alpha <= 1, "distillation_alpha", "must be between 0 and 1")
     _require(config.distillation_temperature > 0, "distillation_temperature", "must be positive")
+    if config.lora is not None:
+        _check_lora(config, config.lora)
 
 
 def plan_steps(config: TrainConfig, num_rows: int) -> Plan:
@@ -103,8 +108,9 @@ def training_arguments(config: TrainConfig, plan: Plan, hardware: Hardware, fold
 def optimizer_of(config: TrainConfig) -> tuple[type[torch.optim.Optimizer], dict[str, Any]]:
     """Class and options of the optimizer, for Trainer to build it over its two groups (with and without decay).
 
-    Betas and epsilon are torch's defaults. AdamW is the fused kernel, three times as fast on a large vocabulary; SGD
-    is plain, without momentum; Adafactor takes the given learning rate, without its own relative steps.
+    Everything but the learning rate is torch's default. AdamW is the fused kernel, three times as fast on a large
+    vocabulary; SGD and RMSprop are without momentum; Adafactor takes the given learning rate, without its own relative
+    steps.
     """
     rate = {"lr": config.learning_rate}
     options: dict[str, tuple[type[torch.optim.Optimizer], dict[str, Any]]] = {
@@ -112,6 +118,8 @@ def optimizer_of(config: TrainConfig) -> tuple[type[torch.optim.Optimizer], dict
         "adam": (torch.optim.Adam, {**rate, "fused": True}),
         "adafactor": (Adafactor, {**rate, "scale_parameter": False, "relative_step": False}),
         "sgd": (torch.optim.SGD, rate),
+        "rmsprop": (torch.optim.RMSprop, rate),
+        "adagrad": (torch.optim.Adagrad, rate),
     }
     return options[config.optimizer]
 
@@ -123,6 +131,21 @@ def _scheduler_options(config: TrainConfig, plan: Plan) -> dict[str, Any]:
     if config.lr_scheduler == "cosine_with_restarts":
         return {"num_cycles": math.ceil(plan.total_steps / plan.steps_per_epoch)}
     return {}
+
+
+def _check_lora(config: TrainConfig, lora: LoraConfig) -> None:
+    _require(lora.rank >= 1, "lora.rank", "must be at least 1")
+    _require(lora.alpha > 0, "lora.alpha", "must be positive")
+    _require(0 <= lora.dropout < 1, "lora.dropout", "must be at least 0 and below 1")
+    _require(lora.target_modules is None or len(lora.target_modules) > 0, "lora.target_modules", "must name a layer")
+    # Both train every embedding, the graft the whole body: what LoRA is asked to leave frozen.
+    for name, is_given in (
+        ("vocabulary", config.vocabulary != "own"),
+        ("embedding_learning_rate", config.embedding_learning_rate is not None),
+    ):
+        if is_given:
+            field = to_camel(name)
+            raise TrainingFailed(Code.NOT_SUPPORTED, f"lora leaves embeddings frozen: {field} has no use", field=field)
 
 
 def _require(holds: bool, name: str, problem: str) -> None:

@@ -33,12 +33,12 @@ from kargah.compute.model import (
     load_trained,
     max_positions,
     num_embeddings,
-    num_parameters,
+    num_trainable_parameters,
     takes_token_types,
 )
 from kargah.compute.scores import Evaluation, evaluate_logits
 from kargah.compute.sink import Log, Sink
-from kargah.compute.starting import starting_model
+from kargah.compute.starting import Start, starting_model
 from kargah.compute.trainer import HookedTrainer, Objective
 from kargah.compute.wishes import Wishes
 from kargah.spec.control import Outcome
@@ -83,6 +83,8 @@ def run_attempt(run_dir: RunDir, number: int, sink: Sink, wishes: Wishes, progre
     log = Log(sink)
     spec = read_spec(run_dir)
     check_spec(spec)
+    if spec.config.lr_scheduler == "constant" and spec.config.warmup_steps:
+        log.warning("the schedule constant has no warm-up; constant_with_warmup has", field="warmupSteps")
     hardware = prepare_hardware(spec.config.mixed_precision)
     resume = _find_resume_point(run_dir, spec, log)
     progress.step = resume.checkpoint.step if resume else 0
@@ -99,14 +101,20 @@ def run_attempt(run_dir: RunDir, number: int, sink: Sink, wishes: Wishes, progre
     objective, judged = _objective(spec, run_dir, data, hardware, log, check_wish)
     set_seed(spec.config.seed)
     folder = resume.folder if resume else None
-    tokenizer, model = starting_model(spec, folder, data, hardware, log, check_wish)
-    log.info("model loaded", kind=model.config.model_type, numParameters=num_parameters(model))
-    train_rows, validation_rows = _encode(spec, tokenizer, model, data, log)
+    start = starting_model(spec, folder, data, hardware, log, check_wish)
+    model = start.model
+    log.info(
+        "model loaded",
+        kind=model.config.model_type,
+        numParameters=start.num_parameters,
+        numTrainableParameters=num_trainable_parameters(model),
+    )
+    train_rows, validation_rows = _encode(spec, start.tokenizer, model, data, log)
     train_rows.teacher_logits = judged
     check_wish()
 
     plan = plan_steps(spec.config, len(train_rows))
-    _tell_start(sink, number, progress.step, plan, data, hardware, model)
+    _tell_start(sink, number, progress.step, plan, data, hardware, start)
     stopwatch = Stopwatch()
     checkpoints = Checkpoints(sink, log, spec, run_dir.checkpoints, data.labels)
     # Order matters: a wish first (the last step outweighs it), checkpoints last, for they keep what was decided.
@@ -125,7 +133,8 @@ def run_attempt(run_dir: RunDir, number: int, sink: Sink, wishes: Wishes, progre
 
     trainer = HookedTrainer(
         model=model,
-        tokenizer=tokenizer,
+        tokenizer=start.tokenizer,
+        save_model=start.save,
         arguments=training_arguments(spec.config, plan, hardware, run_dir.checkpoints),
         optimizer=optimizer_of(spec.config),
         embedding_learning_rate=spec.config.embedding_learning_rate,
@@ -241,7 +250,7 @@ def _encode(
 
 
 def _tell_start(
-    sink: Sink, number: int, step: int, plan: Plan, data: TrainingData, hardware: Hardware, model: PreTrainedModel
+    sink: Sink, number: int, step: int, plan: Plan, data: TrainingData, hardware: Hardware, start: Start
 ) -> None:
     sink.append(
         "started",
@@ -256,7 +265,8 @@ def _tell_start(
         labels=data.labels,
         device=str(hardware.device),
         numThreads=hardware.num_threads,
-        numParameters=num_parameters(model),
+        numParameters=start.num_parameters,
+        numTrainableParameters=num_trainable_parameters(start.model),
         versions=versions(),
     )
 

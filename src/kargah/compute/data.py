@@ -1,10 +1,12 @@
 """The rows a run trains and validates on: Parquet files in, texts and numbered labels out.
 
 Columns are found by role (`text`, `textPair`, `label`). Several data sets are put one behind the other and their
-labels united. A data set without `validation.parquet` gives up part of its training rows, chosen by content.
+labels united. A data set without `validation.parquet` gives up part of its training rows, chosen by content; one whose
+validation rows were divided off by its import is divided anew when the run asks for a share of its own.
 """
 
 import hashlib
+import re
 from collections import Counter, defaultdict
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,6 +19,11 @@ from kargah.compute.failures import Code, TrainingFailed, damage_is
 from kargah.compute.sink import Log
 from kargah.spec.manifest import MANIFEST, FolderDamaged, verify_folder
 from kargah.spec.run_spec import DatasetRef, RunSpec
+
+DEFAULT_VALIDATION_SPLIT = 0.1
+MAX_LABELS = 1000
+ALWAYS_ALLOWED_LABELS = 100
+_WHOLE_NUMBER = re.compile(r"-?[0-9]{1,18}")
 
 
 @dataclass(slots=True)
@@ -78,6 +85,7 @@ def read_training_data(spec: RunSpec, log: Log) -> TrainingData:
     if not train.texts:
         raise TrainingFailed(Code.EMPTY_DATA, "no training rows")
     labels = _unite_labels(spec.datasets, train)
+    _check_number_of_labels(labels, len(train))
     _check_labels(train, validation, labels, log)
     log.info("data read", numTrainRows=len(train), numValidationRows=len(validation), labels=labels)
     return TrainingData(train, validation, labels)
@@ -132,7 +140,7 @@ def split_by_content(rows: Rows, share: float) -> tuple[Rows, Rows]:
 
 
 def _read_dataset(
-    dataset: DatasetRef, columns: dict[str, str] | None, validation_split: float, log: Log
+    dataset: DatasetRef, columns: dict[str, str] | None, share: float | None, log: Log
 ) -> tuple[Rows, Rows]:
     folder = Path(dataset.path)
     if (folder / MANIFEST).is_file():
@@ -142,12 +150,21 @@ def _read_dataset(
             raise TrainingFailed(Code.DATA_DAMAGED, str(error), dataset=dataset.id) from error
     roles = {**dataset.columns, **(columns or {})}
     train, num_left_out = read_split(folder, "train", roles, dataset.id)
-    if (folder / "validation.parquet").is_file():
+    validation = Rows()
+    is_given = (folder / "validation.parquet").is_file()
+    if is_given:
         validation, more_left_out = read_split(folder, "validation", roles, dataset.id)
         num_left_out += more_left_out
-    else:
-        train, validation = split_by_content(train, validation_split)
+    if not is_given or (dataset.validation_made and share is not None):
+        train.extend(validation)
+        train, validation = split_by_content(train, DEFAULT_VALIDATION_SPLIT if share is None else share)
         log.info("validation rows split off by content", dataset=dataset.id, numRows=len(validation))
+    elif share is not None:
+        log.info(
+            "the data set comes with validation rows: they are respected, validationSplit changes nothing",
+            dataset=dataset.id,
+            numRows=len(validation),
+        )
     if num_left_out:
         log.warning("rows without text or label left out", dataset=dataset.id, numRows=num_left_out)
     if dataset.labels:
@@ -189,9 +206,21 @@ def _unite_labels(datasets: list[DatasetRef], train: Rows) -> list[str]:
     if declared[0] and all(labels == declared[0] for labels in declared):
         return list(declared[0])
     united = set(train.labels).union(*declared)
-    if all(label.lstrip("-").isdecimal() and label.isascii() for label in united):
-        return sorted(united, key=int)
+    if all(_WHOLE_NUMBER.fullmatch(label) for label in united):
+        return sorted(united, key=lambda label: (int(label), label))
     return sorted(united)
+
+
+def _check_number_of_labels(labels: list[str], num_rows: int) -> None:
+    """Refuse a column that is no label: an id or a free text makes a class of every row, and a head without end."""
+    limit = min(MAX_LABELS, max(ALWAYS_ALLOWED_LABELS, num_rows // 2))
+    if len(labels) > limit:
+        raise TrainingFailed(
+            Code.TOO_MANY_LABELS,
+            f"{len(labels)} labels among {num_rows} training rows",
+            count=len(labels),
+            limit=limit,
+        )
 
 
 def _check_labels(train: Rows, validation: Rows, labels: list[str], log: Log) -> None:

@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 from torch.utils.data import Dataset
 from transformers import PreTrainedTokenizerBase
 
+from kargah.compute.cutting import cut_texts
 from kargah.compute.data import Rows
 from kargah.compute.failures import Code, TrainingFailed, damage_is
 
@@ -116,6 +117,7 @@ def encode_rows(
         texts = rows.texts[begin : begin + TOKENIZE_AT_ONCE]
         pairs = rows.pairs[begin : begin + TOKENIZE_AT_ONCE] if rows.pairs else None
         with damage_is(Code.TOKENIZER_DAMAGED, "tokenizer"):
+            texts, pairs = cut_texts(tokenizer, texts, pairs, max_length)
             encoded = tokenizer(
                 texts,
                 pairs,

@@ -4,16 +4,14 @@ import os
 import platform
 from dataclasses import dataclass
 from importlib.metadata import version
-from pathlib import Path
 
 import psutil  # type: ignore[import-untyped, unused-ignore]
 import torch
 
 from kargah.compute.failures import Code, TrainingFailed
+from kargah.spec.precision import cpu_has_native_bf16
 
-# Without one of these, bfloat16 products on a CPU are emulated: measured nine times slower than float32.
-_NATIVE_BF16_FLAGS = {"avx512_bf16", "amx_bf16", "bf16"}
-_VERSIONS_OF = ("torch", "transformers", "tokenizers", "safetensors", "accelerate")
+_VERSIONS_OF = ("torch", "transformers", "tokenizers", "safetensors", "accelerate", "peft")
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +53,8 @@ def _check_precision(mixed_precision: str, device: torch.device) -> None:
         return
     reason = None
     if mixed_precision == "bf16":
-        native = torch.cuda.is_bf16_supported(including_emulation=False) if device.type == "cuda" else _cpu_has_bf16()
+        on_gpu = device.type == "cuda"
+        native = torch.cuda.is_bf16_supported(including_emulation=False) if on_gpu else cpu_has_native_bf16()
         reason = None if native else f"this {device.type} has no native bfloat16: it would be slower than float32"
     elif mixed_precision == "fp16":
         reason = None if device.type == "cuda" else "float16 training needs a GPU"
@@ -63,12 +62,3 @@ def _check_precision(mixed_precision: str, device: torch.device) -> None:
         reason = f"unknown precision {mixed_precision}"
     if reason is not None:
         raise TrainingFailed(Code.NOT_SUPPORTED, reason, field="mixedPrecision")
-
-
-def _cpu_has_bf16() -> bool:
-    try:
-        text = Path("/proc/cpuinfo").read_text()
-    except OSError:
-        return False
-    flags = next((line for line in text.splitlines() if line.lower().startswith(("flags", "features"))), "")
-    return bool(_NATIVE_BF16_FLAGS & set(flags.lower().split()))

@@ -22,6 +22,7 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
+from kargah.compute.dropout import dropout_fields, override_dropout
 from kargah.compute.failures import Code, TrainingFailed, damage_is
 from kargah.compute.sink import Log
 from kargah.spec.manifest import MANIFEST, FolderDamaged, verify_folder
@@ -59,16 +60,22 @@ def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
 
 
 def load_classifier(
-    folder: Path, labels: Sequence[str], tokenizer: PreTrainedTokenizerBase, log: Log
+    folder: Path,
+    labels: Sequence[str],
+    tokenizer: PreTrainedTokenizerBase,
+    log: Log,
+    *,
+    dropout: float | None = None,
 ) -> PreTrainedModel:
     """A classifier over `labels` in float32, from a base model or an earlier classifier. Raises `MODEL_DAMAGED`.
 
-    A new head is drawn from torch's random state, so seed that first.
+    A new head is drawn from torch's random state, so seed that first. `dropout` of None is the model's own.
     """
     _verify(folder)
     with damage_is(Code.MODEL_DAMAGED, folder.name):
         config = AutoConfig.from_pretrained(folder, **_LOCAL)
         earlier = _labels_of(config)
+        probabilities = {} if dropout is None else dict.fromkeys(dropout_fields(config), dropout)
         model, told = AutoModelForSequenceClassification.from_pretrained(
             folder,
             num_labels=len(labels),
@@ -80,9 +87,12 @@ def load_classifier(
             use_safetensors=True,
             ignore_mismatched_sizes=True,
             output_loading_info=True,
+            **probabilities,
             **_LOCAL,
         )
     model = _with_own_memory(model)
+    if dropout is not None:
+        override_dropout(model, dropout)
     new_names = _new_names(told)
     _check_body(model, new_names)
     if new_names:
@@ -133,6 +143,17 @@ def num_embeddings(model: PreTrainedModel) -> int:
 def num_parameters(model: nn.Module) -> int:
     """Parameters of a model, shared ones counted once."""
     return sum(parameter.numel() for parameter in model.parameters())
+
+
+def num_trainable_parameters(model: nn.Module) -> int:
+    """Parameters of a model that training changes."""
+    return sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
+
+
+def labels_of_folder(folder: Path) -> list[str]:
+    """The labels a trained classifier's folder names, in the order of its logits. Raises `MODEL_DAMAGED`."""
+    with damage_is(Code.MODEL_DAMAGED, "config.json"):
+        return _labels_of(AutoConfig.from_pretrained(folder, **_LOCAL))
 
 
 def _labels_of(config: PreTrainedConfig) -> list[str]:

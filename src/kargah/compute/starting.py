@@ -1,7 +1,12 @@
-"""What an attempt starts with: a checkpoint to go on from, or the base model, perhaps with a Persian vocabulary."""
+"""What an attempt starts with: a checkpoint to go on from, or the base model, perhaps with a Persian vocabulary.
+
+With adapters the base model is always where the weights come from: a checkpoint gives back adapters and head alone.
+"""
 
 import copy
 from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import cast
 
@@ -9,14 +14,36 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from kargah.compute.align import align, glossed, sentence_vectors
 from kargah.compute.data import Rows, TrainingData
+from kargah.compute.dropout import override_dropout
 from kargah.compute.failures import Code, TrainingFailed
 from kargah.compute.graft import graft, persian_tokenizer
 from kargah.compute.hardware import Hardware
-from kargah.compute.model import load_classifier, load_tokenizer, load_trained
+from kargah.compute.lora import adapt, adapted_names, load_adapter, save_adapted
+from kargah.compute.model import (
+    labels_of_folder,
+    load_classifier,
+    load_tokenizer,
+    load_trained,
+    num_parameters,
+    num_trainable_parameters,
+)
 from kargah.compute.sink import Log
-from kargah.spec.run_spec import RunSpec
+from kargah.spec.run_spec import LoraConfig, RunSpec
 
 ALIGNMENT_RATE = 3e-4
+
+
+@dataclass(frozen=True, slots=True)
+class Start:
+    """A model ready to train. `save` writes its weights into a folder that `from_pretrained` loads.
+
+    `num_parameters` are those of the model as it is saved, without adapters beside it.
+    """
+
+    tokenizer: PreTrainedTokenizerBase
+    model: PreTrainedModel
+    save: Callable[[Path], None]
+    num_parameters: int
 
 
 def starting_model(
@@ -26,28 +53,69 @@ def starting_model(
     hardware: Hardware,
     log: Log,
     check_wish: Callable[[], None],
-) -> tuple[PreTrainedTokenizerBase, PreTrainedModel]:
-    """Tokenizer and classifier: those of the checkpoint folder `resume`, else the base's, grafted where the spec says.
+) -> Start:
+    """The model of the checkpoint folder `resume`, else the base, grafted and adapted as the spec says.
 
     Raises `TrainingFailed`, and whatever `check_wish` raises.
     """
-    if resume is None:
-        folder = Path(spec.base_model.path)
-        tokenizer = load_tokenizer(folder)
-        model = load_classifier(folder, data.labels, tokenizer, log)
-        if spec.config.vocabulary == "fa":
-            model.to(hardware.device)  # type: ignore[arg-type]
-            tokenizer = _graft(spec, model, tokenizer, data.train, log, check_wish)
-        return tokenizer, model
-    model, known = load_trained(resume)
-    if known != data.labels:
+    config = spec.config
+    if resume is not None:
+        _check_labels(resume, data.labels)
+    if resume is not None and config.lora is None:
+        model, _ = load_trained(resume)
+        if config.dropout is not None:
+            override_dropout(model, config.dropout)
+        return _plain(load_tokenizer(resume), model)
+    folder = Path(spec.base_model.path)
+    tokenizer = load_tokenizer(folder)
+    model = load_classifier(folder, data.labels, tokenizer, log, dropout=config.dropout)
+    if config.lora is not None:
+        return _adapted(spec, config.lora, resume, tokenizer, model, log)
+    if config.vocabulary == "fa":
+        model.to(hardware.device)  # type: ignore[arg-type]
+        tokenizer = _graft(spec, model, tokenizer, data.train, log, check_wish)
+    return _plain(tokenizer, model)
+
+
+def _check_labels(resume: Path, labels: list[str]) -> None:
+    known = labels_of_folder(resume)
+    if known != labels:
         raise TrainingFailed(
             Code.DATA_DAMAGED,
             "the data's labels are not those of the checkpoint",
-            labels=data.labels,
+            labels=labels,
             checkpointLabels=known,
         )
-    return load_tokenizer(resume), model
+
+
+def _plain(tokenizer: PreTrainedTokenizerBase, model: PreTrainedModel) -> Start:
+    def save(folder: Path) -> None:
+        model.save_pretrained(folder)
+
+    return Start(tokenizer, model, save, num_parameters(model))
+
+
+def _adapted(
+    spec: RunSpec,
+    lora: LoraConfig,
+    resume: Path | None,
+    tokenizer: PreTrainedTokenizerBase,
+    model: PreTrainedModel,
+    log: Log,
+) -> Start:
+    whole = num_parameters(model)
+    adapted = adapt(model, lora, spec.base_model.id)
+    if resume is not None:
+        load_adapter(adapted, resume)
+        tokenizer = load_tokenizer(resume)
+    targets = sorted({name.rpartition(".")[2] for name in adapted_names(model)})
+    num_trained = num_trainable_parameters(model)
+    log.info(
+        f"adapters of rank {lora.rank}: {num_trained / whole:.2%} of the parameters train",
+        targetModules=targets,
+        numTrainableParameters=num_trained,
+    )
+    return Start(tokenizer, model, partial(save_adapted, adapted), whole)
 
 
 def _graft(

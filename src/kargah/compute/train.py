@@ -19,6 +19,10 @@ from kargah.spec.lock import FileLock, LockHeld
 if TYPE_CHECKING:
     from kargah.compute.wishes import Wishes
 
+RESERVE = ".reserve"
+RESERVE_BYTES = 128 * 1024
+"""Room kept on the disk for an attempt's last words: on a full one they could not be written otherwise."""
+
 
 def main(argv: list[str] | None = None) -> int:
     """Run one attempt to its end. Returns the process's exit code."""
@@ -47,7 +51,8 @@ def _attempt(run_dir: RunDir, number: int, attempt: AttemptDir) -> int:
     wishes = Wishes(run_dir.control)
     wishes.obey_signals()
     journal = JournalWriter(attempt.journal)
-    ended, best = _train(run_dir, number, journal, wishes)
+    reserve = attempt.root / RESERVE
+    ended, best = _train(run_dir, number, journal, wishes, reserve)
     failed = ended.outcome is Outcome.FAILED
     try:
         if failed:
@@ -58,16 +63,19 @@ def _attempt(run_dir: RunDir, number: int, attempt: AttemptDir) -> int:
         )
         journal.close()
     finally:
-        write_exit(attempt.exit, ended)
+        write_exit(attempt.exit, ended, reserve)
     return 1 if failed else 0
 
 
-def _train(run_dir: RunDir, number: int, journal: JournalWriter, wishes: "Wishes") -> tuple[Exit, str | None]:
+def _train(
+    run_dir: RunDir, number: int, journal: JournalWriter, wishes: "Wishes", reserve: Path
+) -> tuple[Exit, str | None]:
     """Train; every error becomes an `Exit`. Beside it the name of the best checkpoint."""
     from kargah.compute.failures import exit_of
 
     step = 0
     try:
+        reserve.write_bytes(b"\0" * RESERVE_BYTES)
         journal.append("log", level="info", message="loading torch and transformers", details={})
         from kargah.compute.attempt import Progress, run_attempt
 

@@ -48,7 +48,7 @@ class EpochLoader(DataLoader[int]):
 class HookedTrainer(Trainer):
     """Trainer whose steps are reported to hooks, and whose loss is an `Objective`.
 
-    `evaluate_now` scores the validation rows with the present weights.
+    `evaluate_now` scores the validation rows with the present weights, `save_model` writes these into a folder.
     """
 
     def __init__(
@@ -56,6 +56,7 @@ class HookedTrainer(Trainer):
         *,
         model: PreTrainedModel,
         tokenizer: PreTrainedTokenizerBase,
+        save_model: Callable[[Path], None],
         arguments: TrainingArguments,
         optimizer: tuple[type[torch.optim.Optimizer], dict[str, Any]],
         embedding_learning_rate: float | None,
@@ -74,6 +75,7 @@ class HookedTrainer(Trainer):
         self._ending: Outcome | None = None
         self._model = model
         self._tokenizer = tokenizer
+        self._save_model = save_model
         self._rows = rows
         self._plan = plan
         self._objective = objective
@@ -102,7 +104,7 @@ class HookedTrainer(Trainer):
 
     def write_state(self, folder: Path) -> None:
         """Write everything a resumed run needs: weights, tokenizer, optimizer, schedule, random states, hooks."""
-        self._model.save_pretrained(folder)
+        self._save_model(folder)
         self._tokenizer.save_pretrained(folder)
         self._save_optimizer_and_scheduler(str(folder))
         self._save_scaler(str(folder))

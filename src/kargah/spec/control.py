@@ -53,8 +53,8 @@ class Exit:
     at: str = field(default_factory=utc_now)
 
 
-def write_exit(path: Path, exit: Exit) -> None:
-    """Write `exit.json`, last of all and by rename."""
+def write_exit(path: Path, exit: Exit, reserve: Path | None = None) -> None:
+    """Write `exit.json`, last of all and by rename, into `reserve` where there is one."""
     write_json(
         path,
         {
@@ -66,6 +66,7 @@ def write_exit(path: Path, exit: Exit) -> None:
             "retryable": exit.retryable,
             "at": exit.at,
         },
+        reserve,
     )
 
 

@@ -75,11 +75,16 @@ def checkpoint_step(name: str) -> int | None:
     return int(digits) if prefix == "step" and digits.isdigit() and len(digits) == 8 else None
 
 
-def write_json(path: Path, value: Any) -> None:
-    """Replace `path` by `value` as UTF-8 JSON: written beside it, fsynced, renamed. Raises `OSError`."""
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    with open(partial, "w", encoding="utf-8") as file:
+def write_json(path: Path, value: Any, reserve: Path | None = None) -> None:
+    """Replace `path` by `value` as UTF-8 JSON: written beside it, fsynced, renamed. Raises `OSError`.
+
+    `reserve` is a file beside `path` that may be used up: written over, so that no new room on the disk is needed.
+    """
+    reserved = reserve is not None and reserve.is_file()
+    partial = reserve if reserve is not None and reserved else path.with_name(f".{path.name}.{os.getpid()}.partial")
+    with open(partial, "r+" if reserved else "w", encoding="utf-8") as file:
         json.dump(value, file, ensure_ascii=False, indent=1, allow_nan=False)
+        file.truncate()
         file.flush()
         os.fsync(file.fileno())
     os.replace(partial, path)

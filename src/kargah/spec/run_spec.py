@@ -15,7 +15,7 @@ T = TypeVar("T")
 TASKS = ("text-classification",)
 """Tasks the training program can do."""
 
-OPTIMIZERS = ("adamw", "adam", "adafactor", "sgd")
+OPTIMIZERS = ("adamw", "adam", "adafactor", "sgd", "rmsprop", "adagrad")
 LR_SCHEDULERS = (
     "linear",
     "cosine",
@@ -23,8 +23,9 @@ LR_SCHEDULERS = (
     "polynomial",
     "constant",
     "constant_with_warmup",
+    "inverse_sqrt",
 )
-MIXED_PRECISION = ("no",)
+MIXED_PRECISION = ("no", "bf16", "fp16")
 BATCHINGS = ("random", "bucketed")
 VOCABULARIES = ("own", "fa")
 """The model's own vocabulary, or Kargah's Persian one grafted onto the model."""
@@ -54,7 +55,8 @@ class DatasetRef:
     """A data set folder with one Parquet file a split (`train.parquet`, `validation.parquet`, `test.parquet`).
 
     `columns` maps roles (`text`, `textPair`, `label`) to column names; `version` is the content hash of the folder;
-    `labels` are the distinct labels in the order that numbers them.
+    `labels` are the distinct labels in the order that numbers them. `validation_made` tells that the import divided the
+    validation rows off by itself: a run that asks for a share of its own divides both anew.
     """
 
     id: str
@@ -62,6 +64,21 @@ class DatasetRef:
     version: str
     columns: dict[str, str]
     labels: list[str] = field(default_factory=list)
+    validation_made: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class LoraConfig:
+    """Low-rank adapters (Hu et al. 2021, "LoRA: Low-Rank Adaptation of Large Language Models").
+
+    The update of a weight is `alpha / rank * B A`. `target_modules` of None means the linear layers of the encoder that
+    the architecture is known by.
+    """
+
+    rank: int = 8
+    alpha: float = 16.0
+    dropout: float = 0.0
+    target_modules: list[str] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,7 +87,9 @@ class TrainConfig:
 
     `max_steps` wins over `epochs`. `eval_every_steps` and `checkpoint_every_steps` of None mean once an epoch.
     `embedding_learning_rate` of None is `learning_rate`. `alignment_epochs` belong to the vocabulary `fa`: epochs over
-    the training texts, without labels, before the run's own. The distillation loss is
+    the training texts, without labels, before the run's own. `dropout` of None is the model's own. `validation_split`
+    of None leaves the data set's validation rows as they are, and takes a tenth where there are none. The distillation
+    loss is
     `alpha * KL(teacher || student) at T, times T² + (1 - alpha) * cross entropy` (Hinton et al. 2015, "Distilling the
     Knowledge in a Neural Network").
     """
@@ -98,11 +117,13 @@ class TrainConfig:
     distillation_alpha: float = 0.5
     distillation_temperature: float = 2.0
     columns: dict[str, str] | None = None
-    validation_split: float = 0.1
+    validation_split: float | None = None
     vocabulary: str = "own"
     embedding_learning_rate: float | None = None
     batching: str = "random"
     alignment_epochs: int = 2
+    dropout: float | None = None
+    lora: LoraConfig | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,7 +170,12 @@ def _camel(value: Any) -> Any:
     return value
 
 
-_NESTED: dict[str, type] = {"base_model": ModelRef, "teacher_model": ModelRef, "config": TrainConfig}
+_NESTED: dict[str, type] = {
+    "base_model": ModelRef,
+    "teacher_model": ModelRef,
+    "config": TrainConfig,
+    "lora": LoraConfig,
+}
 
 
 def _read(cls: type[T], value: Any, where: str) -> T:
