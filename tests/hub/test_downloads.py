@@ -18,9 +18,9 @@ from living import BERT, NOBODY, PICKLED, Living, MakeLiving, Told, told
 from starlette.testclient import TestClient
 from workshop import SMALL
 
-from kargah.app.client import ApiError
 from kargah.app.platform import Platform
 from kargah.app.server import Application
+from kargah.client import ApiError
 from kargah.ground.settings import Settings
 from kargah.spec.manifest import read_manifest, verify_folder
 

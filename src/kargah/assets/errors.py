@@ -37,3 +37,15 @@ class BuiltinAsset(Conflict):
     """What Kargah carries itself cannot be deleted."""
 
     code = "BUILTIN_ASSET"
+
+
+class AlreadyApproved(Conflict):
+    """What somebody asks approval for is in the catalog."""
+
+    code = "ALREADY_APPROVED"
+
+
+class ApprovalRequestNotFound(NotFound):
+    """Nobody asked for approval under this id, or the request was withdrawn."""
+
+    code = "APPROVAL_REQUEST_NOT_FOUND"

@@ -3,9 +3,9 @@
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Response
-from pydantic import StringConstraints
+from pydantic import Field
 
-from kargah.assets.catalog import Kind, check_id
+from kargah.assets.catalog import ID_SCHEMA, Kind, check_id
 from kargah.assets.errors import DatasetNotAllowed, ModelNotAllowed
 from kargah.assets.transfers import Snapshot
 from kargah.ground.errors import DiskFull, InvalidState, Offline, ValidationFailed
@@ -13,7 +13,7 @@ from kargah.ground.web.documented import errors
 from kargah.ground.web.envelope import Body, Ok, Wire, ok
 from kargah.hub.downloads import Downloads
 
-GivenId = Annotated[str, StringConstraints(min_length=1, max_length=400)]
+GivenId = Annotated[str, Field(json_schema_extra=ID_SCHEMA)]
 
 
 class ModelBody(Body):
