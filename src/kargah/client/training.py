@@ -1,0 +1,157 @@
+"""Training and what was measured: runs, checkpoints, analysis."""
+
+import os
+from collections.abc import Generator, Iterator, Sequence
+from pathlib import Path
+from typing import Literal
+
+from kargah.client import routes
+from kargah.client.connection import Connection
+from kargah.client.errors import StreamFailed
+from kargah.client.holdings import PAGE_SIZE, Assets, reference
+from kargah.client.records import Asset, Freed
+from kargah.client.run_records import Comparison, Job, JobStatus, RunEvent, RunState, TrainingStatus
+from kargah.client.saving import save
+from kargah.client.streams import follow_as, run_ended
+from kargah.client.training_config import TrainingConfig
+
+Metric = Literal["loss", "valLoss", "accuracy", "throughput", "learningRate"]
+AssetList = list[Asset]
+
+
+class Analysis:
+    """`client.analysis`: the history of runs, curves, comparison, export. A run is named by its id or its job's."""
+
+    def __init__(self, connection: Connection) -> None:
+        self._connection = connection
+
+    def jobs(
+        self,
+        *,
+        status: str | Sequence[str] | None = None,
+        model: str | None = None,
+        dataset: str | None = None,
+        q: str | None = None,
+        page_size: int = PAGE_SIZE,
+    ) -> Iterator[Job]:
+        """Runs, newest first, asked for page by page as they are read. `model` finds base and teacher."""
+        states = status if status is None or isinstance(status, str) else ",".join(status)
+        query = {"status": states, "model": model, "dataset": dataset, "q": q}
+        return self._connection.pages(routes.JOBS, Job, query, page_size)
+
+    def status(
+        self,
+        run_id: str,
+        *,
+        max_points: int | None = None,
+        first_step: int | None = None,
+        last_step: int | None = None,
+    ) -> JobStatus:
+        """A run with its curves between two steps (both included), sampled down to `max_points`, minima and maxima
+        kept."""
+        query = {"maxPoints": max_points, "from": first_step, "to": last_step}
+        return self._connection.data(routes.JOB, JobStatus, query=query, run_id=run_id)
+
+    def compare(self, run_ids: Sequence[str], metric: Metric = "loss", *, max_points: int | None = None) -> Comparison:
+        """One curve of several runs on one axis of steps."""
+        query = {"runs": ",".join(run_ids), "metric": metric, "maxPoints": max_points}
+        return self._connection.data(routes.COMPARE, Comparison, query=query)
+
+    def export(
+        self, run_id: str, format: Literal["csv", "parquet", "json"] = "csv", *, to: str | os.PathLike[str] = "."
+    ) -> Path:
+        """Every step of a run as a file; in a folder, under the run's name. Returns the file.
+
+        What stood there is replaced by the whole file or not at all. Raises `NotFound`, `OSError`.
+        """
+        return save(self._connection, routes.EXPORT.at(run_id=run_id), {"format": format}, to)
+
+
+class Runs:
+    """`client.runs`: start, steer and watch. A run is named by its id or its job's."""
+
+    def __init__(self, connection: Connection, analysis: Analysis) -> None:
+        self._connection = connection
+        self._analysis = analysis
+
+    def start(
+        self,
+        base_model: Asset | str,
+        datasets: Sequence[Asset | str],
+        *,
+        teacher_model: Asset | str | None = None,
+        name: str | None = None,
+        task: str | None = None,
+        config: TrainingConfig | None = None,
+    ) -> RunState:
+        """Put a run into the queue: models and checkpoints as base or teacher, data sets that are here.
+
+        Raises `Refused`, and `Conflict` (`ASSET_NOT_READY`); then nothing started. Never asked twice by itself, so that
+        no run starts twice: after `AnswerLost` look at `list`.
+        """
+        named = [datasets] if isinstance(datasets, str | Asset) else datasets
+        body = {"baseModel": reference(base_model), "datasets": [reference(dataset) for dataset in named]}
+        body |= {"teacherModel": reference(teacher_model)} if teacher_model is not None else {}
+        body |= {key: value for key, value in (("name", name), ("task", task)) if value is not None}
+        if config is not None:
+            body["config"] = config.model_dump(mode="json", by_alias=True, exclude_none=True)
+        return self._connection.data(routes.START_RUN, RunState, body=body)
+
+    def list(
+        self,
+        *,
+        status: str | Sequence[str] | None = None,
+        model: str | None = None,
+        dataset: str | None = None,
+        q: str | None = None,
+        page_size: int = PAGE_SIZE,
+    ) -> Iterator[Job]:
+        """The same as `client.analysis.jobs`."""
+        return self._analysis.jobs(status=status, model=model, dataset=dataset, q=q, page_size=page_size)
+
+    def status(self, run_id: str, *, max_points: int | None = None) -> TrainingStatus:
+        """A run with curves, log, its attempt and its place in the queue."""
+        return self._connection.data(routes.RUN, TrainingStatus, query={"maxPoints": max_points}, run_id=run_id)
+
+    def stream(self, run_id: str, after: str | None = None) -> Generator[RunEvent, None, None]:
+        """Events of a run: a snapshot, or what came behind the event `after`, then live, up to the final state.
+        Closing it stops only the watching."""
+        return follow_as(RunEvent, self._connection, routes.RUN_STREAM.at(run_id=run_id), {}, run_ended, after)
+
+    def wait(self, run_id: str) -> TrainingStatus:
+        """A run once it was completed or stopped; a paused one is waited for. Raises `StreamFailed` for one that
+        failed, with its code."""
+        for _ in self.stream(run_id):
+            pass
+        ended = self.status(run_id)
+        if ended.status == "failed":
+            raise StreamFailed(ended.error or "INTERNAL", ended.message or "")
+        return ended
+
+    def pause(self, run_id: str) -> RunState:
+        """Let a run write a checkpoint and leave the machine. Raises `Conflict` (`INVALID_STATE`)."""
+        return self._connection.data(routes.PAUSE_RUN, RunState, run_id=run_id)
+
+    def resume(self, run_id: str) -> RunState:
+        """Put a paused run into the queue again. Raises `Conflict` (`INVALID_STATE`)."""
+        return self._connection.data(routes.RESUME_RUN, RunState, run_id=run_id)
+
+    def stop(self, run_id: str) -> RunState:
+        """End a run; if it trains, with a checkpoint. Raises `Conflict` (`INVALID_STATE`)."""
+        return self._connection.data(routes.STOP_RUN, RunState, run_id=run_id)
+
+
+class Checkpoints:
+    """`client.checkpoints`: what training left on storage."""
+
+    def __init__(self, connection: Connection, assets: Assets) -> None:
+        self._connection = connection
+        self._assets = assets
+
+    def list(self, *, run_id: str | None = None) -> AssetList:
+        """Checkpoints, newest first; of one run if it is named."""
+        return self._connection.data(routes.CHECKPOINTS, AssetList, query={"runId": run_id})
+
+    def delete(self, checkpoint_id: str) -> Freed:
+        """Delete one and give its space back. Raises `Conflict` (`IN_USE`)."""
+        return self._assets.delete(checkpoint_id, "checkpoint")
