@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.ready
 export PYTHONUTF8 = 1
 
-.PHONY: help setup demo run test check bench clean
+.PHONY: help setup demo run test check bench docs clean
 
 help: ## this list
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /\1\t/'
@@ -33,6 +33,9 @@ check: setup ## lint, types, import contracts
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+
+docs: setup ## docs/errors.md, made from the code
+	$(BIN)/python -m kargah.app.error_book --write docs/errors.md
 
 bench: setup ## measurements, each with a peer beside it
 	$(BIN)/python -m bench
