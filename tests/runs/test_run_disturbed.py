@@ -10,7 +10,7 @@ import pytest
 from living import BERT, Told
 from prepared import CONFIG, EVALUATED, STEPS, Finished, Prepared
 
-from kargah.app.client import ApiError
+from kargah.client import ApiError
 from kargah.spec.control import read_exit
 from kargah.spec.lock import holder_pid
 

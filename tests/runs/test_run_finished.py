@@ -15,7 +15,7 @@ import pytest
 from living import BERT, Told, told
 from prepared import EVALUATED, STEPS, Finished, Prepared
 
-from kargah.app.client import ApiError
+from kargah.client import ApiError
 from kargah.runs.schemas import Comparison, Job, JobStatus, TrainingStatus
 from kargah.spec.journal import read_journal
 from kargah.spec.manifest import verify_folder

@@ -1,6 +1,7 @@
 """What cannot be done never starts: every refusal of a start with its code, and nothing left behind."""
 
 import json
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -9,6 +10,7 @@ from living import BERT, PICKLED, HoldModel
 from starlette.testclient import TestClient
 
 from kargah.app.platform import Platform
+from kargah.spec.precision import cpu_has_native_bf16
 
 Upload = Callable[..., str]
 ROWS = [("خوب بود", "۱"), ("بد بود", "۰"), ("عالی", "۱"), ("زشت", "۰")] * 5
@@ -46,6 +48,10 @@ def test_refusals_of_a_start(
         ({"config": {"batchSize": True}}, "config.batchSize"),
         ({"config": {"columns": {"texts": "a"}}}, "config.columns.texts.[key]"),
         ({"config": {"lora": {"rank": 0}}}, "config.lora.rank"),
+        ({"config": {"lora": {"targetModules": []}}}, "config.lora.targetModules"),
+        ({"config": {"dropout": 1}}, "config.dropout"),
+        ({"config": {"epochs": 1_000_000_000}}, "config.epochs"),
+        ({"config": {"weightDecay": -0.1}}, "config.weightDecay"),
         ({"config": {"validationSplit": 1}}, "config.validationSplit"),
         ({"datasets": []}, "datasets"),
         ({"datasets": opinions}, "datasets"),
@@ -68,7 +74,6 @@ def test_refusals_of_a_start(
 
     # What the contract names and this version cannot do.
     for config, field in (
-        ({"lora": {"rank": 8}}, "config.lora"),
         ({"optimizer": "lion"}, "config.optimizer"),
         ({"lrScheduler": "magic"}, "config.lrScheduler"),
         ({"mixedPrecision": "fp8"}, "config.mixedPrecision"),
@@ -76,7 +81,29 @@ def test_refusals_of_a_start(
     ):
         found = _refused(_start(api, opinions, config=config), 400, "NOT_SUPPORTED")
         assert field in found["message"]
+        assert [problem["field"] for problem in found["details"]] == [field]
+        assert found["details"][0]["problem"] in found["message"]
     _refused(_start(api, opinions, task="translation"), 400, "NOT_SUPPORTED")
+    for config, field in (
+        ({"lora": {"rank": 4}, "vocabulary": "fa"}, "config.vocabulary"),
+        ({"lora": {}, "embeddingLearningRate": 0.001}, "config.embeddingLearningRate"),
+    ):
+        found = _refused(_start(api, opinions, config=config), 400, "NOT_SUPPORTED")
+        assert field in found["message"]
+    found = _refused(
+        _start(api, opinions, config={"lora": {"targetModules": ["query", "q_proj"]}}), 400, "VALIDATION_FAILED"
+    )
+    assert [problem["field"] for problem in found["details"]] == ["config.lora.targetModules.1"]
+    assert "query" in found["details"][0]["problem"]
+    platform.runs.has_gpu = False
+    for precision, allowed in (("fp16", False), ("bf16", cpu_has_native_bf16())):
+        if not allowed:
+            found = _refused(_start(api, opinions, config={"mixedPrecision": precision}), 400, "NOT_SUPPORTED")
+            assert "config.mixedPrecision" in found["message"]
+            asked = {"baseModel": BERT, "datasets": [opinions], "config": {"mixedPrecision": precision}}
+            said = api.post("/api/training/start", json=asked, headers={"Accept-Language": "fa"}).json()
+            assert "float" in said["message"]
+            assert re.search("[\u0600-\u06ff]", said["details"][0]["problem"])
 
     # What is not here, or not of use.
     found = _refused(_start(api, opinions, baseModel=PICKLED), 409, "ASSET_NOT_READY")
@@ -90,6 +117,10 @@ def test_refusals_of_a_start(
     assert found["details"] == {"available": ["label", "text"]}
     _refused(_start(api, opinions, config={"columns": {"text": "text"}}), 400, "NO_LABELS")
     _refused(_start(api, upload([("الف", "یک"), ("ب", "یک"), ("پ", "یک"), ("ت", "یک")])), 400, "SINGLE_CLASS")
+
+    many = upload([(f"متن {number}", f"برچسب {number}") for number in range(150)])
+    found = _refused(_start(api, many), 400, "TOO_MANY_LABELS")
+    assert found["details"]["labels"] == 150
 
     # A teacher must know the labels of the data.
     config_file = model / "config.json"
@@ -131,6 +162,48 @@ def test_refusals_of_a_start(
     assert list(platform.home.runs.iterdir()) == []
     with platform.database.read() as session:
         assert platform.registry.holders(session, "model", BERT) == []
+
+
+def _upload_splits(api: TestClient, name: str, columns: dict[str, str], **splits: str) -> str:
+    answer = api.post(
+        "/api/datasets/upload",
+        data={"name": name, "columns": json.dumps(columns)},
+        files={f"file:{split}": (f"{split}.csv", text.encode()) for split, text in splits.items()},
+    )
+    assert answer.status_code == 202, answer.text
+    dataset_id: str = answer.json()["data"]["datasetId"]
+    assert '"done"' in api.get("/api/datasets/download/progress", params={"datasetId": dataset_id}).text
+    return dataset_id
+
+
+TWO_LABELS = "متن,دوم,برچسب\nخوب,یک,مثبت\nبد,دو,منفی\nعالی,سه,مثبت\n"
+
+
+def test_labels_are_judged_over_all_splits_and_data_sets(api: TestClient, hold_model: HoldModel) -> None:
+    hold_model()
+    columns = {"text": "متن", "label": "برچسب"}
+    foreign = TWO_LABELS + "نه این نه آن,چهار,خنثی\n"
+    data = _upload_splits(api, "داوری", columns, train=TWO_LABELS, validation=foreign)
+    found = _refused(_start(api, data), 400, "UNKNOWN_LABEL")
+    assert "خنثی" in found["message"]
+    assert found["details"] == {"label": "خنثی", "rows": 1}
+
+    # Another data set of the same run may know the label; a label that validation never shows is no fault.
+    knowing = _upload_splits(api, "دانا", columns, train=foreign, validation=TWO_LABELS)
+    pairs = _upload_splits(api, "جفت", {**columns, "textPair": "دوم"}, train=TWO_LABELS, validation=TWO_LABELS)
+    found = _refused(_start(api, data, datasets=[knowing, pairs]), 400, "VALIDATION_FAILED")
+    assert [problem["field"] for problem in found["details"]] == ["datasets"]
+    single = TWO_LABELS.replace("منفی", "مثبت")
+    one_class = _upload_splits(api, "یک‌دست", columns, train=single, validation=single)
+    _refused(_start(api, one_class), 400, "SINGLE_CLASS")
+    blank = _upload_splits(api, "تهی", columns, train="متن,دوم,برچسب\n ,یک,مثبت\n,دو,منفی\n", validation=single)
+    _refused(_start(api, blank), 400, "NOT_ENOUGH_ROWS")
+    assert api.get("/api/analysis/training/jobs").json()["page"]["total"] == 0
+
+    for chosen in ([data, knowing], [knowing]):
+        answer = _start(api, data, datasets=chosen)
+        assert answer.status_code == 200, answer.text
+        api.post(f"/api/training/stop/{answer.json()['data']['runId']}")
 
 
 def test_wishes_for_a_run_that_is_not_there(api: TestClient) -> None:

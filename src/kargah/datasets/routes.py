@@ -7,7 +7,7 @@ import errno
 from pathlib import Path
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Query, Request, Response
+from fastapi import APIRouter, HTTPException, Query, Request, Response
 from fastapi.concurrency import run_in_threadpool
 from starlette.requests import ClientDisconnect
 
@@ -37,6 +37,7 @@ _FORM: dict[str, Any] = {
                 "schema": {
                     "type": "object",
                     "required": ["name"],
+                    "anyOf": [{"required": ["file"]}, {"required": ["file:train"]}],
                     "additionalProperties": False,
                     "properties": {
                         "name": {"type": "string", "minLength": 1, "maxLength": 200},
@@ -165,6 +166,9 @@ def _accept(importer: Importer, upload: Upload, folder: Path) -> str:
 
 
 def _ready(registry: Registry, dataset_id: str) -> AssetRow:
+    if dataset_id == "upload" or dataset_id.startswith("download/"):
+        # An id may hold a slash, so this route also sees the addresses of those that are only posted to.
+        raise HTTPException(405, headers={"Allow": "POST"})
     with registry.database.read() as session:
         row = registry.get(session, check_id("datasetId", dataset_id), "dataset")
     if row.status != "ready":

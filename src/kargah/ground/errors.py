@@ -29,7 +29,7 @@ Rooms add their own below these, in their `errors.py`. `message(language)` is th
 from typing import Any, ClassVar
 
 from kargah.text.languages import Language
-from kargah.text.messages import translate
+from kargah.text.messages import Sentence, translate
 
 Details = dict[str, Any] | list[dict[str, str]]
 
@@ -49,6 +49,10 @@ class KargahError(Exception):
     def message(self, language: Language) -> str:
         """The sentence for a person."""
         return translate(f"error.{self.code}", language, **self.params)
+
+    def details_in(self, language: Language) -> Details | None:
+        """`details` as they are sent."""
+        return self.details
 
 
 class BadRequest(KargahError):
@@ -77,9 +81,19 @@ def invalid(field: str, problem: str = "problem.invalid", **params: Any) -> Vali
 
 
 class NotSupported(BadRequest):
-    """Something the contract names that this machine or this version cannot do: `field` says which."""
+    """Something the contract names that this machine or this version cannot do.
+
+    `field` says which, `reason` (a text, or a `Sentence` to be translated) why.
+    """
 
     code = "NOT_SUPPORTED"
+
+    def __init__(self, *, field: str, reason: str | Sentence) -> None:
+        super().__init__(field=field, reason=reason)
+
+    def details_in(self, language: Language) -> Details | None:
+        """A list of one `{field, problem}`, as for a rejected body."""
+        return [{"field": self.params["field"], "problem": translate("problem.notSupported", language, **self.params)}]
 
 
 class Unauthorized(KargahError):

@@ -206,7 +206,7 @@ class _Params(dict[str, Any]):
 
     def __init__(self, given: dict[str, Any], run: RunRow) -> None:
         super().__init__({"id": run.base_model, "step": run.step, "file": "-", "column": "-", "label": "-"} | given)
-        for name in ("available", "field", "reason", "num_rows", "dataset"):
+        for name in ("available", "field", "reason", "num_rows", "dataset", "count", "limit"):
             self.setdefault(name, "-")
 
 

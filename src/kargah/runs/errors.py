@@ -39,6 +39,12 @@ class TrainingColumnNotFound(BadRequest):
     code = "COLUMN_NOT_FOUND"
 
 
+class UnknownLabel(BadRequest):
+    """A label of the validation rows that no training row has: `label`."""
+
+    code = "UNKNOWN_LABEL"
+
+
 class TeacherMismatch(BadRequest):
     """The teacher's labels are not the data's."""
 
@@ -72,6 +78,7 @@ EXIT_CODES = (
     "COLUMN_NOT_FOUND",
     "UNKNOWN_LABEL",
     "SINGLE_CLASS",
+    "TOO_MANY_LABELS",
     "TEACHER_MISMATCH",
     "NON_FINITE_LOSS",
     "OUT_OF_MEMORY",

@@ -80,6 +80,11 @@ class LocalExecutor:
         """Runs that this machine takes at once when nothing is set: one a GPU, one without."""
         return max(1, len(list(Path("/dev").glob("nvidia[0-9]*"))))
 
+    @staticmethod
+    def has_gpu() -> bool:
+        """Whether this machine shows a GPU (NVIDIA's, AMD's, or WSL2's door to one); torch is not asked."""
+        return any(any(Path("/dev").glob(name)) for name in ("nvidia[0-9]*", "kfd", "dxg"))
+
 
 def compute_installed() -> bool:
     """Whether the training part is installed; found out without importing it."""

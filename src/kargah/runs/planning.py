@@ -1,6 +1,7 @@
 """From what a person asked for to a frozen spec, or to a refusal with a code: what cannot be done never starts."""
 
 import json
+from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,8 @@ from kargah import __version__
 from kargah.assets.catalog import check_id
 from kargah.assets.models import AssetRow
 from kargah.assets.registry import Registry
+from kargah.datasets.errors import TooManyLabels
+from kargah.datasets.labels import LabelCounts, count_labels
 from kargah.datasets.stored import DatasetInfo, FolderUnreadable, describe
 from kargah.ground.errors import DiskFull, NotSupported, invalid
 from kargah.ground.ids import now, rfc3339
@@ -18,10 +21,16 @@ from kargah.runs import errors
 from kargah.runs.schemas import ConfigBody, Ref, StartBody
 from kargah.spec import run_spec
 from kargah.spec.manifest import FolderDamaged, verify_folder
-from kargah.spec.run_spec import DatasetRef, ModelRef, RunSpec, TrainConfig
+from kargah.spec.precision import cpu_has_native_bf16
+from kargah.spec.run_spec import DatasetRef, LoraConfig, ModelRef, RunSpec, TrainConfig
+from kargah.text.messages import Sentence
 
 BASES = ("model", "checkpoint")
 MIN_ROWS = 2
+MAX_HEADER_BYTES = 100_000_000
+MAX_LABELS = 1000
+MANY_LABELS = 100
+"""More labels than this must stand for at least two rows each, on average: else the column is an id or free text."""
 
 
 class Plan:
@@ -32,27 +41,33 @@ class Plan:
         self.uses = uses
 
 
-def plan_run(session: Session, registry: Registry, run_id: str, body: StartBody) -> Plan:
+def plan_run(session: Session, registry: Registry, run_id: str, body: StartBody, *, has_gpu: bool) -> Plan:
     """The spec of a run. Raises what the errors of this room, of the assets room and of the ground name."""
-    config = _config(body.config or ConfigBody())
+    config = _config(body.config or ConfigBody(), has_gpu=has_gpu)
     task = body.task or run_spec.TASKS[0]
     if task not in run_spec.TASKS:
-        raise NotSupported(field="task", reason=f"{task} ∉ {', '.join(run_spec.TASKS)}")
-    base = registry.require_ready(session, BASES, _id("baseModel", body.base_model))
-    teacher = body.teacher_model and registry.require_ready(session, BASES, _id("teacherModel", body.teacher_model))
+        raise _not_one_of("task", task, run_spec.TASKS)
+    base_id = _id("baseModel", body.base_model)
+    teacher_id = body.teacher_model and _id("teacherModel", body.teacher_model)
     ids = [_id(f"datasets.{number}", ref) for number, ref in enumerate(body.datasets)]
+    base = registry.require_ready(session, BASES, base_id)
+    teacher = registry.require_ready(session, BASES, teacher_id) if teacher_id else None
     rows = [registry.require_ready(session, ("dataset",), dataset_id) for dataset_id in ids]
     if len({row.id for row in rows}) != len(rows):
         raise invalid("datasets", "problem.twice")
-    datasets = [_dataset(row, registry.folder(row), config) for row in rows]
-    labels = _labels(datasets)
+    planned = [_dataset(row, registry.folder(row), config) for row in rows]
+    datasets = [dataset for dataset, _ in planned]
+    _check_pairs(datasets)
+    labels = _labels(datasets, [counts for _, counts in planned])
     base_config = _check_model(base, registry.folder(base))
     if teacher:
         _check_teacher(teacher, registry.folder(teacher), labels)
+    if config.lora is not None and config.lora.target_modules:
+        _check_targets(config.lora.target_modules, base, registry.folder(base))
     reach = _positions(base_config)
     if config.max_length > reach:
         if body.config is not None and body.config.max_length is not None:
-            raise NotSupported(field="config.maxLength", reason=f"{base.id}: ≤ {reach}")
+            raise NotSupported(field="config.maxLength", reason=Sentence("reason.maxLength", id=base.id, reach=reach))
         config = replace(config, max_length=reach)
     _check_space(registry, base, config)
     spec = RunSpec(
@@ -70,10 +85,8 @@ def plan_run(session: Session, registry: Registry, run_id: str, body: StartBody)
     return Plan(spec, uses)
 
 
-def _config(body: ConfigBody) -> TrainConfig:
+def _config(body: ConfigBody, *, has_gpu: bool) -> TrainConfig:
     given = {name: getattr(body, name) for name in body.model_fields_set if getattr(body, name) is not None}
-    if "lora" in given:
-        raise NotSupported(field="config.lora", reason="LoRA")
     for name, allowed in (
         ("optimizer", run_spec.OPTIMIZERS),
         ("lr_scheduler", run_spec.LR_SCHEDULERS),
@@ -82,16 +95,27 @@ def _config(body: ConfigBody) -> TrainConfig:
         ("batching", run_spec.BATCHINGS),
     ):
         if name in given and given[name] not in allowed:
-            field = f"config.{run_spec.to_camel(name)}"
-            raise NotSupported(field=field, reason=f"{given[name]} ∉ {', '.join(allowed)}")
+            raise _not_one_of(f"config.{run_spec.to_camel(name)}", given[name], allowed)
+    if body.lora is not None:
+        given["lora"] = LoraConfig(**body.lora.model_dump(exclude_none=True))
+        for name, alone in (("vocabulary", "own"), ("embedding_learning_rate", None)):
+            if given.get(name, alone) != alone:
+                raise NotSupported(field=f"config.{run_spec.to_camel(name)}", reason=Sentence("reason.withLora"))
+    precision = given.get("mixed_precision", "no")
+    if not has_gpu and (precision == "fp16" or (precision == "bf16" and not cpu_has_native_bf16())):
+        raise NotSupported(field="config.mixedPrecision", reason=Sentence(f"reason.{precision}"))
     return TrainConfig(**given)
+
+
+def _not_one_of(field: str, value: str, allowed: tuple[str, ...]) -> NotSupported:
+    return NotSupported(field=field, reason=Sentence("reason.notOneOf", value=value, allowed=", ".join(allowed)))
 
 
 def _id(field: str, ref: Ref) -> str:
     return check_id(field, ref.id)
 
 
-def _dataset(row: AssetRow, folder: Path, config: TrainConfig) -> DatasetRef:
+def _dataset(row: AssetRow, folder: Path, config: TrainConfig) -> tuple[DatasetRef, LabelCounts]:
     try:
         info = describe(folder)
     except FolderUnreadable as error:
@@ -105,11 +129,22 @@ def _dataset(row: AssetRow, folder: Path, config: TrainConfig) -> DatasetRef:
             )
     if "text" not in columns or "label" not in columns:
         raise errors.NoLabels(id=row.id)
-    if info.splits.get("train", 0) < MIN_ROWS:
-        raise errors.NotEnoughRows(id=row.id, num_rows=info.splits.get("train", 0))
-    return DatasetRef(
-        id=row.id, path=str(folder), version=info.version, columns=columns, labels=_known_labels(info, columns["label"])
+    made = not any(source.get("split") == "validation" for source in info.sources)
+    try:
+        counts = count_labels(info, columns, validation_made_anew=made and config.validation_split is not None)
+    except FolderUnreadable as error:
+        raise errors.DataDamaged(id=row.id) from error
+    if counts.train.total() < MIN_ROWS:
+        raise errors.NotEnoughRows(id=row.id, num_rows=counts.train.total())
+    dataset = DatasetRef(
+        id=row.id,
+        path=str(folder),
+        version=info.version,
+        columns=columns,
+        labels=_known_labels(info, columns["label"]),
+        validation_made=made,
     )
+    return dataset, counts
 
 
 def _known_labels(info: DatasetInfo, column: str) -> list[str]:
@@ -117,13 +152,27 @@ def _known_labels(info: DatasetInfo, column: str) -> list[str]:
     return list(info.labels) if info.mapping.get("label") == column else []
 
 
-def _labels(datasets: list[DatasetRef]) -> set[str] | None:
-    if any(not dataset.labels for dataset in datasets):
-        return None
-    labels = {label for dataset in datasets for label in dataset.labels}
-    if len(labels) < 2:
+def _check_pairs(datasets: list[DatasetRef]) -> None:
+    if len({"textPair" in dataset.columns for dataset in datasets}) > 1:
+        raise invalid("datasets", "problem.pairsDiffer")
+
+
+def _labels(datasets: list[DatasetRef], counted: list[LabelCounts]) -> set[str]:
+    """The labels of all data sets together. Raises what makes them no classes to learn."""
+    train = sum((counts.train for counts in counted), Counter[str]())
+    if len(train) < 2:
         raise errors.SingleClass(id=datasets[0].id)
-    return labels
+    if len(train) > MAX_LABELS or (len(train) > MANY_LABELS and 2 * len(train) > train.total()):
+        raise TooManyLabels(
+            column=datasets[0].columns["label"],
+            limit=min(MAX_LABELS, max(MANY_LABELS, train.total() // 2)),
+            details={"labels": len(train), "rows": train.total()},
+        )
+    for counts in counted:
+        for label in counts.validation:
+            if label not in train:
+                raise errors.UnknownLabel(label=label, details={"label": label, "rows": counts.validation[label]})
+    return set(train)
 
 
 def _check_model(row: AssetRow, folder: Path) -> dict[str, Any]:
@@ -136,12 +185,36 @@ def _check_model(row: AssetRow, folder: Path) -> dict[str, Any]:
     return config
 
 
-def _check_teacher(row: AssetRow, folder: Path, labels: set[str] | None) -> None:
+def _check_targets(targets: list[str], row: AssetRow, folder: Path) -> None:
+    """Every target must name a module of the model; what kind of module it is, the program says."""
+    names = {name.removesuffix(".weight") for name in _tensor_names(row, folder) if name.endswith(".weight")}
+    for number, target in enumerate(targets):
+        if not any(name == target or name.endswith(f".{target}") for name in names):
+            known = sorted({name.rpartition(".")[2] for name in names} - {"LayerNorm"})
+            raise invalid(
+                f"config.lora.targetModules.{number}", "problem.noSuchModule", available=", ".join(known[:20])
+            )
+
+
+def _tensor_names(row: AssetRow, folder: Path) -> list[str]:
+    """Names of the weights: a safetensors file begins with the length of its JSON header and the header."""
+    names: list[str] = []
+    for path in sorted(folder.glob("*.safetensors")):
+        try:
+            with open(path, "rb") as file:
+                length = int.from_bytes(file.read(8), "little")
+                names += json.loads(file.read(min(length, MAX_HEADER_BYTES)))
+        except (OSError, ValueError) as error:
+            raise errors.ModelDamaged(id=row.id, file=path.name) from error
+    return names
+
+
+def _check_teacher(row: AssetRow, folder: Path, labels: set[str]) -> None:
     config = _check_model(row, folder)
     heads = [name for name in config.get("architectures") or [] if name.endswith("ForSequenceClassification")]
     known = {str(label) for label in (config.get("id2label") or {}).values()}
-    if not heads or (labels is not None and known != labels):
-        details = {"teacher": sorted(known)[:50], "data": sorted(labels or [])[:50]}
+    if not heads or known != labels:
+        details = {"teacher": sorted(known)[:50], "data": sorted(labels)[:50]}
         raise errors.TeacherMismatch(id=row.id, details=details)
 
 

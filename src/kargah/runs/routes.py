@@ -8,6 +8,7 @@ from fastapi.responses import StreamingResponse
 
 from kargah.assets.errors import DatasetNotAllowed, ModelNotAllowed
 from kargah.assets.schemas import Asset, of_row
+from kargah.datasets.errors import TooManyLabels
 from kargah.ground.errors import AssetNotReady, DiskFull, InvalidState, NotSupported, ValidationFailed, invalid
 from kargah.ground.web.documented import EVENT_STREAM, errors
 from kargah.ground.web.envelope import Ok, OkPage, attachment, language_of, ok
@@ -26,6 +27,7 @@ from kargah.runs.errors import (
     TaskNotSupported,
     TeacherMismatch,
     TrainingColumnNotFound,
+    UnknownLabel,
 )
 from kargah.runs.models import RunRow
 from kargah.runs.service import Runs
@@ -63,7 +65,9 @@ def build_router(runs: Runs, drain: Drain) -> APIRouter:
             SingleClass,
             TaskNotSupported,
             TeacherMismatch,
+            TooManyLabels,
             TrainingColumnNotFound,
+            UnknownLabel,
         ),
         tags=["training"],
     )
@@ -126,7 +130,7 @@ def build_router(runs: Runs, drain: Drain) -> APIRouter:
             return end_of_stream()
         return stream(streams.of(run.id, last, language_of(request)), drain)
 
-    @router.get("/api/training/assets", response_model=Ok[list[Asset]], tags=["training"])
+    @router.get("/api/training/assets", response_model=Ok[list[Asset]], responses=known, tags=["training"])
     def list_checkpoints(request: Request, run: Annotated[str | None, Query(alias="runId")] = None) -> Response:
         """Checkpoints that exist on storage, newest first."""
         with runs.database.read() as session:

@@ -1,12 +1,15 @@
 """What crosses HTTP in the runs room."""
 
-from typing import Annotated, Any, Literal
+import dataclasses
+from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import BeforeValidator, Field, StringConstraints, WithJsonSchema
+from pydantic import BeforeValidator, ConfigDict, Field, StringConstraints, WithJsonSchema
 
+from kargah.assets.catalog import ID_SCHEMA
 from kargah.ground.web.envelope import Body, Wire
+from kargah.spec import run_spec
 
-AssetId = Annotated[str, StringConstraints(min_length=1, max_length=160)]
+AssetId = Annotated[str, Field(json_schema_extra=ID_SCHEMA)]
 Finite = Annotated[float, Field(allow_inf_nan=False)]
 
 
@@ -24,7 +27,7 @@ def _as_ref(value: Any) -> Any:
 AssetRef = Annotated[
     Ref,
     BeforeValidator(_as_ref),
-    WithJsonSchema({"anyOf": [{"type": "string"}, {"$ref": "#/components/schemas/Ref"}]}),
+    WithJsonSchema({"anyOf": [{"type": "string", **ID_SCHEMA}, {"$ref": "#/components/schemas/Ref"}]}),
 ]
 """An asset by its id, or by an object with its id."""
 
@@ -35,11 +38,34 @@ class LoraBody(Body):
     rank: Annotated[int, Field(ge=1, le=1024)] = 8
     alpha: Annotated[Finite, Field(gt=0)] = 16
     dropout: Annotated[Finite, Field(ge=0, lt=1)] = 0.0
-    target_modules: list[str] | None = None
+    target_modules: (
+        Annotated[
+            list[Annotated[str, StringConstraints(min_length=1, max_length=200)]], Field(min_length=1, max_length=100)
+        ]
+        | None
+    ) = None
+
+
+def _document_config(schema: dict[str, Any]) -> None:
+    """Name the default of every field, and the words that those of a fixed vocabulary take."""
+    for field in dataclasses.fields(run_spec.TrainConfig):
+        described = schema["properties"].get(run_spec.to_camel(field.name))
+        if described is not None and field.default is not None:
+            described["default"] = field.default
+    for name, words in (
+        ("optimizer", run_spec.OPTIMIZERS),
+        ("lrScheduler", run_spec.LR_SCHEDULERS),
+        ("mixedPrecision", run_spec.MIXED_PRECISION),
+        ("vocabulary", run_spec.VOCABULARIES),
+        ("batching", run_spec.BATCHINGS),
+    ):
+        schema["properties"][name]["enum"] = [*words, None]
 
 
 class ConfigBody(Body):
     """Hyper-parameters; whatever is absent has the default that the OpenAPI document names."""
+
+    model_config: ClassVar[ConfigDict] = ConfigDict(json_schema_extra=_document_config)
 
     epochs: Annotated[Finite, Field(gt=0, le=10_000)] | None = None
     max_steps: Annotated[int, Field(ge=1, le=100_000_000)] | None = None
@@ -70,6 +96,7 @@ class ConfigBody(Body):
     alignment_epochs: Annotated[int, Field(ge=0, le=100)] | None = None
     batching: Annotated[str, StringConstraints(max_length=60)] | None = None
     embedding_learning_rate: Annotated[Finite, Field(gt=0, le=1)] | None = None
+    dropout: Annotated[Finite, Field(ge=0, lt=1)] | None = None
 
 
 class StartBody(Body):

@@ -24,11 +24,14 @@ from kargah.spec.layout import write_json
 class Runs:
     """The runs of this installation."""
 
-    def __init__(self, database: Database, events: EventLog, registry: Registry, supervisor: Supervisor) -> None:
+    def __init__(
+        self, database: Database, events: EventLog, registry: Registry, supervisor: Supervisor, *, has_gpu: bool
+    ) -> None:
         self.database = database
         self.events = events
         self.registry = registry
         self.supervisor = supervisor
+        self.has_gpu = has_gpu
 
     def start(self, body: StartBody) -> RunRow:
         """Take a run into the queue. Raises what `plan_run` raises, `ComputeMissing` and `DiskFull`."""
@@ -36,9 +39,13 @@ class Runs:
             raise ComputeMissing()
         run_id = new_id()
         folder = self.supervisor.run_dir(run_id)
+        # Planning reads the data's labels, which may take a while: nobody's write waits for it.
+        with self.database.read() as session:
+            plan = plan_run(session, self.registry, run_id, body, has_gpu=self.has_gpu)
         try:
             with self.database.write() as session:
-                plan = plan_run(session, self.registry, run_id, body)
+                for kind, asset_id in plan.uses:
+                    self.registry.require_ready(session, (kind,), asset_id)
                 folder.root.mkdir(parents=True)
                 write_json(folder.spec, plan.spec.to_json())
                 row = self._insert(session, plan)

@@ -17,6 +17,17 @@ from kargah.text.languages import Language
 FSI, PDI = "\u2068", "\u2069"
 
 
+class Sentence:
+    """A sentence inside another: given as a parameter, it is translated with it."""
+
+    def __init__(self, key: str, /, **params: Any) -> None:
+        self.key = key
+        self.params = params
+
+    def __repr__(self) -> str:
+        return f"{self.key}({self.params})" if self.params else self.key
+
+
 class UnknownMessage(KeyError):
     """There is no sentence under this key."""
 
@@ -52,6 +63,8 @@ def placeholders(sentence: str) -> set[str]:
 
 
 def _shown(value: Any, language: Language) -> str:
+    if isinstance(value, Sentence):
+        return translate(value.key, language, **value.params)
     if isinstance(value, bool) or value is None:
         return str(value)
     if isinstance(value, int | float):

@@ -6,7 +6,10 @@ from kargah.ground.errors import KargahError
 from kargah.ground.web.envelope import Failure
 
 EVENT_STREAM: dict[int | str, dict[str, Any]] = {
-    200: {"description": "a stream of events", "content": {"text/event-stream": {"schema": {"type": "string"}}}},
+    200: {
+        "description": "a stream of events",
+        "content": {"text/event-stream": {"schema": {"description": "events whose data is a JSON object"}}},
+    },
     204: {"description": "the stream has ended; do not reconnect"},
 }
 

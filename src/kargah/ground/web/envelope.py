@@ -8,7 +8,7 @@ from fastapi import Request, Response
 from pydantic import BaseModel, ConfigDict
 from pydantic.alias_generators import to_camel
 
-from kargah.ground.errors import KargahError, ValidationFailed
+from kargah.ground.errors import KargahError
 from kargah.text.languages import Language, from_accept_language
 
 T = TypeVar("T")
@@ -70,7 +70,7 @@ def ok(data: Any, status: int = 200, **beside: Any) -> Response:
 def failure(error: KargahError, language: Language) -> Response:
     """The answer that tells of `error` in `language`."""
     body: dict[str, Any] = {"ok": False, "error": error.code, "message": error.message(language)}
-    details = error.details_in(language) if isinstance(error, ValidationFailed) else error.details
+    details = error.details_in(language)
     if details is not None:
         body["details"] = details
     headers = {"Retry-After": str(error.retry_after_seconds)} if error.retry_after_seconds else {}
