@@ -14,7 +14,7 @@ from typing import Any
 
 import httpx
 
-from kargah.app.client import Client
+from kargah.client import Client
 
 PATIENCE_SECONDS = 120.0
 TESTS = Path(__file__).parent

@@ -124,7 +124,7 @@ def test_train_waits_for_the_end_and_runs_show_it(live: Living, opinions: str) -
     done = live.run("train", "--base", BERT, "--dataset", opinions, "--name", "از خط فرمان", *arguments, lang="fa")
     assert done.returncode == 0, done.stderr
     listener.join()
-    assert re.search("[۰-۹]", done.stdout) or "\u2068" in done.stdout
+    assert re.search("درستی \u2068[۰-۱]٫[۰-۹]{4}\u2069", done.stdout)
 
     (row,) = json.loads(live.run("runs", "-q", "خط فرمان", "--json").stdout)
     assert (row["status"], row["name"], row["step"]) == ("completed", "از خط فرمان", 12)

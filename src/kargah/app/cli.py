@@ -1,29 +1,60 @@
 """The command `kargah`."""
 
+import sys
 from typing import Annotated
 
-import typer
+try:
+    import typer
 
-from kargah import __version__
-from kargah.app.commands import catalog, demo, doctor, download, runs, serve, train
+    from kargah import __version__
+    from kargah.app.commands import (
+        assets,
+        catalog,
+        checkpoints,
+        config,
+        data,
+        demo,
+        doctor,
+        download,
+        explain,
+        logs,
+        runs,
+        serve,
+        setup,
+        status,
+        terminal,
+        train,
+    )
+    from kargah.app.commands.console import say
+except KeyboardInterrupt:
+    # Ctrl-C before the command began is Ctrl-C all the same.
+    sys.exit(130)
 
 app = typer.Typer(
     name="kargah",
-    help="کارگاه · the workshop: approved models, real training, checkpoints that stay.",
+    help=say("help.kargah"),
     no_args_is_help=True,
     pretty_exceptions_enable=False,
 )
-app.command("serve")(serve.serve)
-app.command("demo")(demo.demo)
-app.command("catalog")(catalog.catalog)
-app.command("download")(download.download)
-app.command("train")(train.train)
-app.command("doctor")(doctor.doctor)
+app.command("serve", help=say("help.serve"))(serve.serve)
+app.command("demo", help=say("help.demo"))(demo.demo)
+app.command("doctor", help=say("help.doctor"))(doctor.doctor)
+app.command("status", help=say("help.status"))(status.status)
+app.add_typer(catalog.app, name="catalog")
+app.command("download", help=say("help.download"))(download.download)
+app.add_typer(assets.app, name="assets")
+app.add_typer(data.app, name="data")
+app.command("train", help=say("help.train"))(train.train)
 app.add_typer(runs.app, name="runs")
+app.command("logs", help=say("help.logs"))(logs.logs)
+app.add_typer(checkpoints.app, name="checkpoints")
+app.add_typer(config.app, name="config")
+app.add_typer(setup.app, name="setup")
+app.command("explain", help=say("help.explain"))(explain.explain)
 
 
 @app.callback(invoke_without_command=True)
-def _root(version: Annotated[bool, typer.Option("--version", help="the version, and nothing else")] = False) -> None:
+def _root(version: Annotated[bool, typer.Option("--version", help=say("help.version"))] = False) -> None:
     if version:
         typer.echo(__version__)
         raise typer.Exit()
@@ -31,7 +62,7 @@ def _root(version: Annotated[bool, typer.Option("--version", help="the version, 
 
 def main() -> None:
     """Run the command."""
-    app()
+    terminal.run(app)
 
 
 if __name__ == "__main__":

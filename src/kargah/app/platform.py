@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import Any
 
+from kargah.assets.approvals import Approvals
 from kargah.assets.builtin_models import load_builtin_models
 from kargah.assets.catalog import Entry, load_catalog
 from kargah.assets.registry import Registry
@@ -37,6 +38,7 @@ class Platform:
         self.revision = migrate(self.database, self.home.backups)
         self.events = EventLog(self.database)
         self.registry = Registry(self.database, self.events, self.home, self.catalog)
+        self.approvals = Approvals(self.database, self.events, self.catalog)
         self.transfers = Transfers(self.database, self.events, self.registry)
         self.downloads = Downloads(
             self.database, self.registry, self.transfers, self.catalog, self.home, settings, transfer_settings
@@ -45,12 +47,13 @@ class Platform:
         executor = LocalExecutor()
         slots = settings.local_runs or executor.slots()
         self.supervisor = Supervisor(self.database, self.events, self.registry, self.home, executor, slots)
-        self.runs = Runs(self.database, self.events, self.registry, self.supervisor)
+        self.runs = Runs(self.database, self.events, self.registry, self.supervisor, has_gpu=executor.has_gpu())
         self.registry.on_remove("checkpoint", delete_checkpoint)
         self.downloads.on_dataset(self._dataset_arrived)
 
     def open(self) -> None:
         """Bring in what is built in, take up what was under way, begin to supervise."""
+        self.approvals.settle()
         load_builtin(self.registry)
         load_builtin_models(self.registry)
         self.importer.start()

@@ -16,6 +16,7 @@ from starlette.types import ASGIApp
 from kargah import __version__
 from kargah.app import api_docs, event_routes, health
 from kargah.app.platform import Platform
+from kargah.assets import approval_routes
 from kargah.assets import routes as asset_routes
 from kargah.datasets import routes as dataset_routes
 from kargah.ground.errors import TokenRequired
@@ -78,6 +79,7 @@ class Application:
         install_handlers(api)
         api.include_router(health.build_router(platform))
         api.include_router(hub_routes.build_router(platform.downloads))
+        api.include_router(approval_routes.build_router(platform.approvals))
         api.include_router(asset_routes.build_router(platform.registry, platform.transfers, self.drain))
         api.include_router(
             dataset_routes.build_router(platform.registry, platform.importer, platform.settings.max_upload_bytes)

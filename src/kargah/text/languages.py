@@ -1,12 +1,16 @@
-"""Which of the two languages a person reads, from an `Accept-Language` header or from the environment's `LANG`."""
+"""Which of the two languages a person reads, from an `Accept-Language` header or from the environment's locale."""
 
 import os
+import re
 from collections.abc import Mapping
 from typing import Literal
 
 Language = Literal["fa", "en"]
 LANGUAGES: tuple[Language, ...] = ("fa", "en")
 DEFAULT: Language = "fa"
+
+_PERSIAN = ("fa", "fas", "per", "persian", "farsi")
+"""ISO 639-1, 639-2/T, 639-2/B, and what people write in their place."""
 
 
 def from_accept_language(header: str | None) -> Language:
@@ -23,12 +27,14 @@ def from_accept_language(header: str | None) -> Language:
 
 
 def from_environment(environ: Mapping[str, str] | None = None) -> Language:
-    """The language of a terminal: `KARGAH_LANG`, `LC_ALL`, `LC_MESSAGES`, `LANG`; Persian for `fa…`, else English."""
+    """The language of a terminal: `KARGAH_LANG`, else the locale of messages, for which the first of `LC_ALL`,
+    `LC_MESSAGES` and `LANG` counts that is not empty (POSIX.1-2017, XBD 8.2). `fa_IR.UTF-8` is Persian, all else
+    English: `C`, `POSIX`, and no locale at all."""
     environ = os.environ if environ is None else environ
     for name in ("KARGAH_LANG", "LC_ALL", "LC_MESSAGES", "LANG"):
         value = environ.get(name)
         if value:
-            return "fa" if value.lower().startswith("fa") else "en"
+            return "fa" if re.split(r"[_.@-]", value.lower())[0] in _PERSIAN else "en"
     return "en"
 
 

@@ -8,11 +8,11 @@ from typing import Annotated, Any
 import typer
 from rich.rule import Rule
 
-from kargah.app.client import ApiError, ServerUnreachable
 from kargah.app.commands.console import EXIT_FAILED, fail, language, out, print_json, say
 from kargah.app.demo import scenes, table
 from kargah.app.demo.recipes import DISTILLATION, STUDENT, TEACHER
 from kargah.app.demo.stage import MODEL_ID, DemoFailed, Stage
+from kargah.client import ApiError, ServerUnreachable
 from kargah.text.sizes import human_duration, human_size
 
 

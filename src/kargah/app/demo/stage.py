@@ -9,7 +9,7 @@ import time
 from importlib.util import find_spec
 from pathlib import Path
 
-from kargah.app.client import Client, ServerUnreachable
+from kargah.client import Client, ServerUnreachable
 from kargah.text.languages import Language
 
 MODEL_ID = "sentence-transformers/all-MiniLM-L6-v2"
