@@ -159,7 +159,7 @@ def test_max_length_cuts_what_is_behind_it(make_run: MakeRun, tmp_path: Path, st
         options = {"validation_split": 0.0, "max_steps": 2, "log_every_steps": 1}
         return attempt(make_run(spec=spec, max_length=max_length, **options))[1]
 
-    (facts,) = [r["details"] for r in run("a", texts, cut_at).of("log") if r["message"].startswith("train rows")]
+    (facts,) = [r["details"] for r in run("a", texts, cut_at).of("log") if r["key"] == "trainTokenised"]
     assert (facts["maxLength"], facts["meanLength"], facts["truncatedShare"]) == (cut_at, cut_at, 1.0)
     longer = [f"{text} {tail}" for text, tail in zip(texts, tails, strict=True)]
     assert run("b", longer, cut_at - 1).losses() == run("c", texts, cut_at - 1).losses()

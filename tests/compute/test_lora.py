@@ -178,7 +178,7 @@ def test_nothing_trains_but_adapters_and_head(
 ) -> None:
     run_dir, sink = straight
     (started,) = sink.of("started")
-    (loaded,) = [record["details"] for record in sink.of("log") if record["message"] == "model loaded"]
+    (loaded,) = [record["details"] for record in sink.of("log") if record["key"] == "modelLoaded"]
     # Rank 4 on four 32 × 32 layers of two blocks, the pooler, and a head of two classes.
     trained = 2 * 4 * (4 * 32 + 32 * 4) + (32 * 32 + 32) + (2 * 32 + 2)
     whole = num_parameters(AutoModelForSequenceClassification.from_pretrained(base_model, num_labels=2))

@@ -111,9 +111,12 @@ def test_newest_logs_come_oldest_first(database: Database) -> None:
         for number in range(600):
             store.write_log(session, RUN, 1, "info", f"خط {number}", {"n": number}, T0)
         store.write_log(session, "b" * 32, 1, "info", "of another run", None, T0)
+        told = store.write_log(session, RUN, 1, "info", "keyed", {"n": 1}, T0, "dataRead")
     with database.read() as session:
         logs = store.newest_logs(session, RUN)
-    assert [line["message"] for line in logs] == [f"خط {number}" for number in range(100, 600)]
+    assert logs.pop() == told
+    assert (told["key"], logs[0]["key"]) == ("dataRead", None)
+    assert [line["message"] for line in logs] == [f"خط {number}" for number in range(101, 600)]
     assert logs[0]["type"] == logs[0]["level"] == "info"
     assert logs[0]["timestamp"] == "2026-01-01T00:00:00.000Z"
 

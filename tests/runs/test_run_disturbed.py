@@ -55,7 +55,7 @@ def battered(prepared: Prepared, finished: Finished) -> Battered:
     assert prepared.freeze(run_id) == pids[0]
     os.kill(pids[0], signal.SIGKILL)
     reached = prepared.status(run_id)["step"]
-    live.follow(prepared.stream(run_id), lambda data: data["type"] == "log" and "resuming from" in data["message"])
+    live.follow(prepared.stream(run_id), lambda data: data["type"] == "log" and "ادامه می‌یابد" in data["message"])
     prepared.until_step(run_id, reached + 20)
 
     # Both die.
@@ -170,14 +170,15 @@ def test_a_checkpoint_teaches_and_is_held_meanwhile(prepared: Prepared, finished
 
 
 def test_what_only_the_program_can_find_fails_once_with_a_sentence(prepared: Prepared) -> None:
-    columns = {"text": "متن", "label": "ثابت"}
-    run_id = prepared.start(config={**CONFIG, "columns": columns})
+    lora = {"rank": 2, "targetModules": ["LayerNorm"]}
+    run_id = prepared.start(config={**CONFIG, "lora": lora})
     last = prepared.live.events(prepared.stream(run_id))[-1].data
-    assert (last["status"], last["final"], last["error"]) == ("failed", True, "SINGLE_CLASS")
+    assert (last["status"], last["final"], last["error"]) == ("failed", True, "SPEC_INVALID")
     row = prepared.status(run_id)
-    assert (row["status"], row["error"], row["attempt"]["number"]) == ("failed", "SINGLE_CLASS", 1)
-    assert row["config"]["columns"] == columns
+    assert (row["status"], row["error"], row["attempt"]["number"]) == ("failed", "SPEC_INVALID", 1)
+    assert row["config"]["lora"]["targetModules"] == ["LayerNorm"]
     persian = httpx.get(f"{prepared.live.url}/api/training/status/{run_id}", trust_env=False).json()["data"]
-    assert "برچسب" in persian["message"]
+    assert "lora.targetModules" in persian["message"]
+    assert "گزارش" in persian["message"]
     assert persian["message"] != row["message"]
     assert str(prepared.live.home) not in row["message"]

@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+import re
 import subprocess
 import sys
 from collections import Counter
@@ -68,6 +69,30 @@ def test_the_journal_is_what_the_table_holds(prepared: Prepared, finished: Finis
         assert (rows[step]["valLoss"], rows[step]["accuracy"]) == (record["valLoss"], record["accuracy"])
     losses = [row["loss"] for row in rows.values()]
     assert sum(losses[-20:]) < sum(losses[:20]) / 2, "a tiny model learns these sentences"
+
+
+def test_its_log_is_told_in_the_language_that_is_asked_for(prepared: Prepared, finished: Finished) -> None:
+    persian = re.compile("[آ-ی]")
+    told = {}
+    for language in ("fa", "en"):
+        path, headers = f"/api/training/status/{finished.run_id}", {"Accept-Language": language}
+        answer = httpx.get(f"{prepared.live.url}{path}", headers=headers, trust_env=False)
+        told[language] = answer.json()["data"]["logs"]
+        for name in ("timestamp", "level", "details"):
+            assert [line[name] for line in told[language]] == [line[name] for line in told["fa"]]
+    assert len(told["en"]) > 8
+    assert [line["message"] for line in told["fa"] if not persian.search(line["message"])] == []
+    assert [line["message"] for line in told["en"] if persian.search(line["message"])] == []
+    for line in told["fa"]:
+        outside_ids = re.sub("\u2068.*?\u2069", "", line["message"])
+        assert not re.search("[0-9%.]", outside_ids), line
+    # A stream tells the same lines, in Persian unless it is asked otherwise; and a journal reads in English.
+    streamed = [event.data["message"] for event in finished.told if event.data["type"] == "log"]
+    assert streamed == [line["message"] for line in told["fa"]][-len(streamed) :]
+    journal = read_journal(prepared.folder(finished.run_id).attempt(1).journal).records
+    written = [record for record in journal if record["type"] == "log"]
+    assert [record["message"] for record in written] == [line["message"] for line in told["en"]]
+    assert all(set(line) == {"timestamp", "level", "type", "message", "details"} for line in told["en"])
 
 
 def test_the_spec_is_frozen_beside_it(prepared: Prepared, finished: Finished) -> None:

@@ -107,6 +107,36 @@ def test_a_journal_is_taken_in_once_and_the_rest_when_it_comes(quiet: Platform) 
     assert _run(quiet, run_id).status == "running"
 
 
+def test_a_line_of_another_version_keeps_its_own_words(quiet: Platform, api: TestClient) -> None:
+    """An older program's journal has no keys; a newer one's may have keys or details that are not known here."""
+    run_id, folder = _attempt(quiet, RunState.RUNNING)
+    known = {"step": 10, "accuracy": 0.51234, "valLoss": float("nan")}
+    lines: list[dict[str, Any]] = [
+        {"message": "of old", "details": {"step": 1}},
+        {"message": "of tomorrow", "key": "neverHeardOf", "details": {}},
+        {"message": "filled otherwise", "key": "evaluated", "details": {"stage": 1}},
+        {"message": "no such error", "key": "failed", "details": {"error": "NEVER_HEARD_OF"}},
+        {"message": "known", "key": "evaluated", "details": known},
+        {"message": "damaged", "key": "failed", "details": {"error": "MODEL_DAMAGED", "detail": "x"}},
+    ]
+    _journal(folder, *(("log", {"level": "info", **line}) for line in lines))
+    with _held(quiet, run_id):
+        quiet.supervisor.look()
+    path = f"/api/analysis/training/status/{run_id}"
+    said = {
+        language: api.get(path, headers={"Accept-Language": language}).json()["data"]["logs"]
+        for language in ("en", "fa")
+    }
+    for shown in said.values():
+        assert [line["message"] for line in shown[:4]] == [line["message"] for line in lines[:4]]
+        assert shown[4]["details"] == {**known, "valLoss": None, "nonFinite": {"valLoss": "NaN"}}
+    assert said["en"][4]["message"] == "evaluation at step 10: accuracy 0.5123, loss NaN"
+    assert "گام ۱۰: درستی ۰٫۵۱۲۳" in said["fa"][4]["message"]
+    base_model = _run(quiet, run_id).base_model
+    assert base_model in said["en"][5]["message"]
+    assert base_model in said["fa"][5]["message"]
+
+
 _HOLD = (
     "import sys; from pathlib import Path; from kargah.spec.lock import FileLock\n"
     "FileLock(Path(sys.argv[1])).acquire(); print(flush=True); sys.stdin.read()"
@@ -139,7 +169,10 @@ def test_a_run_whose_program_keeps_dying_is_given_up(quiet: Platform, api: TestC
     shown = api.get(f"/api/training/status/{run_id}").json()["data"]
     assert shown["error"] == "RUN_LOST"
     assert "several times" in shown["message"]
-    assert any("died" in line["message"] for line in shown["logs"])
+    (line,) = shown["logs"]
+    assert line["message"] == "attempt 1 died without an ending"
+    persian = api.get(f"/api/training/status/{run_id}", headers={"Accept-Language": "fa"}).json()["data"]
+    assert "تلاش ۱" in persian["logs"][0]["message"]
 
 
 @pytest.mark.parametrize(("status", "ended"), [(RunState.STOPPING, "stopped"), (RunState.PAUSING, "paused")])

@@ -46,8 +46,8 @@ def test_every_code_has_a_sentence(code: str) -> None:
 
 @pytest.mark.parametrize("code", DOWNLOAD_CODES)
 def test_an_ending_of_a_download_needs_no_placeholder_it_may_not_have(code: str) -> None:
-    """The last event of a stream is made with what the worker said, which may be nothing."""
-    assert placeholders(catalog("en")[f"error.{code}"]) == set()
+    """The last event of a stream is made with the asset's id and what the worker said, which may be nothing."""
+    assert placeholders(catalog("en")[f"error.{code}"]) <= {"id"}
 
 
 def test_persian_sentences_are_persian() -> None:
@@ -62,6 +62,23 @@ def test_numbers_become_persian_and_ids_are_isolated() -> None:
     assert "۲٫۵" in translate("problem.atLeast", "fa", bound=2.5)
     assert f"{FSI}org/name7{PDI}" in translate("error.ASSET_NOT_FOUND", "fa", id="org/name7")
     assert "org/name7" in translate("error.ASSET_NOT_FOUND", "en", id="org/name7")
+
+
+def test_a_number_is_shown_as_its_placeholder_says() -> None:
+    wanted = {"vocabularySize": 12345, "numGlossed": 7}
+    assert "12,345 pieces" in translate("log.vocabularyGrafted", "en", **wanted)
+    assert "۱۲٬۳۴۵ تکه" in translate("log.vocabularyGrafted", "fa", **wanted)
+    shares = {"unknownShare": 0.01234, "truncatedShare": 0}
+    assert "1.23% unknown tokens, 0.00% cut" in translate("log.trainTokenised", "en", **shares)
+    assert "۱٫۲۳٪" in translate("log.trainTokenised", "fa", **shares)
+    assert f"{FSI}-۹{PDI}" in translate("log.attemptDied", "fa", attempt=1, exitCode=-9)
+    # What has no number is shown as it is.
+    assert "loss NaN" in translate("log.evaluated", "en", step=1, accuracy=0.5, valLoss="NaN")
+
+
+def test_each_part_of_a_list_is_shown() -> None:
+    assert translate("log.newWeights", "en", names=["a", "b"]).endswith("a, b")
+    assert translate("log.newWeights", "fa", names=["a", "b"]).endswith(f"{FSI}a{PDI}، {FSI}b{PDI}")
 
 
 def test_an_unknown_key_is_said() -> None:

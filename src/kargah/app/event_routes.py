@@ -13,6 +13,7 @@ from kargah.ground.events import Event, EventLog, Lagged
 from kargah.ground.web.documented import EVENT_STREAM, errors
 from kargah.ground.web.envelope import language_of
 from kargah.ground.web.sse import Drain, ServerEvent, last_event_number, stream
+from kargah.runs.streams import in_language
 from kargah.text.languages import Language
 
 TOPICS = ("runs", "downloads", "assets", "system")
@@ -89,5 +90,5 @@ async def _events(
 def _wire(event: Event, language: Language) -> ServerEvent:
     topic = event.topic.split(":")[0]
     snapshot = event.data.get("snapshot")
-    data = snapshot.wire(language) if isinstance(snapshot, Snapshot) else event.data
+    data = snapshot.wire(language) if isinstance(snapshot, Snapshot) else in_language(event, language)
     return ServerEvent({**data, "topic": topic, "type": event.type}, str(event.id) if event.id else None)

@@ -84,7 +84,7 @@ def run_attempt(run_dir: RunDir, number: int, sink: Sink, wishes: Wishes, progre
     spec = read_spec(run_dir)
     check_spec(spec)
     if spec.config.lr_scheduler == "constant" and spec.config.warmup_steps:
-        log.warning("the schedule constant has no warm-up; constant_with_warmup has", field="warmupSteps")
+        log.warning("noWarmup", field="warmupSteps")
     hardware = prepare_hardware(spec.config.mixed_precision)
     resume = _find_resume_point(run_dir, spec, log)
     progress.step = resume.checkpoint.step if resume else 0
@@ -104,7 +104,7 @@ def run_attempt(run_dir: RunDir, number: int, sink: Sink, wishes: Wishes, progre
     start = starting_model(spec, folder, data, hardware, log, check_wish)
     model = start.model
     log.info(
-        "model loaded",
+        "modelLoaded",
         kind=model.config.model_type,
         numParameters=start.num_parameters,
         numTrainableParameters=num_trainable_parameters(model),
@@ -173,10 +173,10 @@ class _ResumePoint:
 def _find_resume_point(run_dir: RunDir, spec: RunSpec, log: Log) -> _ResumePoint | None:
     run_dir.checkpoints.mkdir(parents=True, exist_ok=True)
     for name in remove_leftovers(run_dir.checkpoints):
-        log.info("leftover of a killed attempt removed", name=name)
+        log.info("leftoverRemoved", name=name)
     newest, damages = newest_sound(run_dir.checkpoints)
     for damage in damages:
-        log.warning(f"damaged checkpoint passed over: {damage}", problem=damage.problem, file=damage.file)
+        log.warning("checkpointDamaged", damage=str(damage), problem=damage.problem, file=damage.file)
     if newest is not None:
         point = _ResumePoint(run_dir.checkpoints / newest.name, newest)
     elif spec.resume_from is not None:
@@ -187,7 +187,7 @@ def _find_resume_point(run_dir: RunDir, spec: RunSpec, log: Log) -> _ResumePoint
             raise TrainingFailed(Code.MODEL_DAMAGED, str(error), file=error.file) from error
     else:
         return None
-    log.info(f"resuming from {point.checkpoint.name}", step=point.checkpoint.step)
+    log.info("resuming", name=point.checkpoint.name, step=point.checkpoint.step)
     return point
 
 
@@ -220,12 +220,12 @@ def _encode(
     max_length = spec.config.max_length
     positions = max_positions(model)
     if positions is not None and positions < max_length:
-        log.warning(f"maxLength {max_length} is more than the model's {positions} positions", maxLength=positions)
+        log.warning("maxLengthCut", asked=max_length, maxLength=positions)
         max_length = positions
     # So that whoever loads a checkpoint cuts texts where training did.
     tokenizer.model_max_length = max_length
 
-    def encode(rows: Rows, split: str) -> EncodedRows:
+    def encode(rows: Rows, key: str) -> EncodedRows:
         encoded, facts = encode_rows(
             tokenizer,
             rows,
@@ -237,7 +237,7 @@ def _encode(
         if len(rows):
             tell = log.warning if facts.unknown_share > UNKNOWN_SHARE_TO_WARN else log.info
             tell(
-                f"{split} rows tokenised: {facts.unknown_share:.2%} unknown tokens, {facts.truncated_share:.2%} cut",
+                key,
                 numRows=len(rows),
                 unknownShare=facts.unknown_share,
                 truncatedShare=facts.truncated_share,
@@ -246,7 +246,7 @@ def _encode(
             )
         return encoded
 
-    return encode(data.train, "train"), encode(data.validation, "validation")
+    return encode(data.train, "trainTokenised"), encode(data.validation, "validationTokenised")
 
 
 def _tell_start(
@@ -284,7 +284,7 @@ def _best_model(run_dir: RunDir, best: Checkpoint, step: int, model: PreTrainedM
     try:
         restored, _ = load_trained(run_dir.checkpoints / best.name)
     except TrainingFailed as error:
-        log.warning(f"the best checkpoint cannot be restored: {error.detail}", name=best.name)
+        log.warning("bestNotRestored", name=best.name, detail=error.detail)
         return model
-    log.info(f"best checkpoint {best.name} restored", **best.metrics)
+    log.info("bestRestored", name=best.name, **best.metrics)
     return restored

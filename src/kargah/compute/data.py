@@ -87,7 +87,7 @@ def read_training_data(spec: RunSpec, log: Log) -> TrainingData:
     labels = _unite_labels(spec.datasets, train)
     _check_number_of_labels(labels, len(train))
     _check_labels(train, validation, labels, log)
-    log.info("data read", numTrainRows=len(train), numValidationRows=len(validation), labels=labels)
+    log.info("dataRead", numTrainRows=len(train), numValidationRows=len(validation), labels=labels)
     return TrainingData(train, validation, labels)
 
 
@@ -158,15 +158,11 @@ def _read_dataset(
     if not is_given or (dataset.validation_made and share is not None):
         train.extend(validation)
         train, validation = split_by_content(train, DEFAULT_VALIDATION_SPLIT if share is None else share)
-        log.info("validation rows split off by content", dataset=dataset.id, numRows=len(validation))
+        log.info("validationSplitOff", dataset=dataset.id, numRows=len(validation))
     elif share is not None:
-        log.info(
-            "the data set comes with validation rows: they are respected, validationSplit changes nothing",
-            dataset=dataset.id,
-            numRows=len(validation),
-        )
+        log.info("validationRespected", dataset=dataset.id, numRows=len(validation))
     if num_left_out:
-        log.warning("rows without text or label left out", dataset=dataset.id, numRows=num_left_out)
+        log.warning("rowsLeftOut", dataset=dataset.id, numRows=num_left_out)
     if dataset.labels:
         known = set(dataset.labels)
         for label in train.labels + validation.labels:
@@ -233,4 +229,4 @@ def _check_labels(train: Rows, validation: Rows, labels: list[str], log: Log) ->
         raise TrainingFailed(Code.SINGLE_CLASS, "every training row has the same label", label=train.labels[0])
     for label in labels:
         if label not in counts:
-            log.warning("no training row has this label", label=label)
+            log.warning("labelWithoutRows", label=label)

@@ -70,7 +70,7 @@ def teacher_logits(
     source = Path(teacher.path)
     path = folder / f"logits-{_key(source, rows, labels, max_length)}.npy"
     if path.is_file():
-        log.info("teacher logits read from an earlier attempt", numRows=len(rows))
+        log.info("teacherLogitsRead", numRows=len(rows))
         return np.load(path, allow_pickle=False)  # type: ignore[no-any-return]
     tokenizer = load_tokenizer(source)
     model, teacher_labels = load_trained(source)
@@ -92,7 +92,7 @@ def teacher_logits(
         token_types=takes_token_types(model),
         num_embeddings=num_embeddings(model),
     )
-    log.info("the teacher judges the training rows", numRows=len(rows), truncatedShare=facts.truncated_share)
+    log.info("teacherJudges", numRows=len(rows), truncatedShare=facts.truncated_share)
     logits = logits_of(model, encoded, device, between=between)
     aligned = np.ascontiguousarray(logits[:, [teacher_labels.index(label) for label in labels]])
     _keep(path, aligned)

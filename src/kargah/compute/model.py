@@ -96,7 +96,7 @@ def load_classifier(
     new_names = _new_names(told)
     _check_body(model, new_names)
     if new_names:
-        log.info("weights that start anew", names=sorted(new_names))
+        log.info("newWeights", names=sorted(new_names))
     else:
         _fit_head(model, earlier, list(labels), log)
     return model
@@ -207,12 +207,12 @@ def _fit_head(model: PreTrainedModel, earlier: list[str], labels: list[str], log
             order = torch.tensor([earlier.index(label) for label in labels])
             for parameter in layer.parameters(recurse=False):
                 parameter.copy_(parameter[order].clone())
-            log.info("the head's labels put in another order", labels=labels)
+            log.info("headReordered", labels=labels)
         else:
             layer.weight.normal_(mean=0.0, std=float(getattr(model.config, "initializer_range", 0.02)))
             if layer.bias is not None:
                 layer.bias.zero_()
-            log.info("the head was trained for other labels and starts anew", labels=earlier)
+            log.info("headAnew", labels=earlier)
 
 
 def _output_layer(model: PreTrainedModel, num_labels: int) -> nn.Linear:

@@ -2,6 +2,10 @@
 
 from typing import Any, Protocol
 
+from kargah.spec.control import Exit
+from kargah.spec.journal import FAILED_LINE
+from kargah.text.messages import translate
+
 
 class Sink(Protocol):
     """Takes one past-tense fact; `JournalWriter` of `kargah.spec.journal` is the real one."""
@@ -11,19 +15,28 @@ class Sink(Protocol):
 
 
 class Log:
-    """Short technical messages for the person who watches a run, as `log` records."""
+    """Lines for the person who watches a run, as `log` records.
+
+    A line is a sentence `log.<key>` and what fills it, so that its reader may see it in another language; the record
+    has it in English too. Of `details`, a sentence need not name all.
+    """
 
     def __init__(self, sink: Sink) -> None:
         self._sink = sink
 
-    def info(self, message: str, **details: Any) -> None:
+    def info(self, key: str, /, **details: Any) -> None:
         """Something worth knowing happened as it should."""
-        self._sink.append("log", level="info", message=message, details=details)
+        self._append("info", key, details)
 
-    def warning(self, message: str, **details: Any) -> None:
+    def warning(self, key: str, /, **details: Any) -> None:
         """Something a person may want to change."""
-        self._sink.append("log", level="warning", message=message, details=details)
+        self._append("warning", key, details)
 
-    def error(self, message: str, **details: Any) -> None:
-        """The attempt ends because of this."""
-        self._sink.append("log", level="error", message=message, details=details)
+    def failed(self, ended: Exit) -> None:
+        """The attempt ends because of an error. Its own sentence is the reader's to find, by the code."""
+        details = {"step": ended.step, **ended.params, "error": ended.error, "detail": ended.detail}
+        self._sink.append("log", level="error", message=ended.detail, key=FAILED_LINE, details=details)
+
+    def _append(self, level: str, key: str, details: dict[str, Any]) -> None:
+        message = translate(f"log.{key}", "en", **details)
+        self._sink.append("log", level=level, message=message, key=key, details=details)

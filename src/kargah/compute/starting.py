@@ -111,7 +111,9 @@ def _adapted(
     targets = sorted({name.rpartition(".")[2] for name in adapted_names(model)})
     num_trained = num_trainable_parameters(model)
     log.info(
-        f"adapters of rank {lora.rank}: {num_trained / whole:.2%} of the parameters train",
+        "adaptersAdded",
+        rank=lora.rank,
+        trainableShare=num_trained / whole,
         targetModules=targets,
         numTrainableParameters=num_trained,
     )
@@ -132,11 +134,7 @@ def _graft(
     body = cast(PreTrainedModel, model.base_model)
     english = copy.deepcopy(body)
     grafted = graft(model, tokenizer, persian)
-    log.info(
-        f"Persian vocabulary grafted: {grafted.vocabulary_size} pieces, {grafted.num_glossed} from glosses",
-        vocabularySize=grafted.vocabulary_size,
-        numGlossed=grafted.num_glossed,
-    )
+    log.info("vocabularyGrafted", vocabularySize=grafted.vocabulary_size, numGlossed=grafted.num_glossed)
     epochs = spec.config.alignment_epochs
     if epochs:
         targets = sentence_vectors(english, tokenizer, glossed(texts, persian))
@@ -148,7 +146,7 @@ def _graft(
             epochs=epochs,
             learning_rate=ALIGNMENT_RATE,
             seed=spec.config.seed,
-            on_epoch=lambda epoch, loss: log.info(f"aligned with glosses, epoch {epoch} of {epochs}: loss {loss:.3f}"),
+            on_epoch=lambda epoch, loss: log.info("aligned", epoch=epoch, numEpochs=epochs, loss=loss),
             check_wish=check_wish,
         )
     return persian

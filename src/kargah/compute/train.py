@@ -46,6 +46,7 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _attempt(run_dir: RunDir, number: int, attempt: AttemptDir) -> int:
+    from kargah.compute.sink import Log
     from kargah.compute.wishes import Wishes
 
     wishes = Wishes(run_dir.control)
@@ -56,7 +57,7 @@ def _attempt(run_dir: RunDir, number: int, attempt: AttemptDir) -> int:
     failed = ended.outcome is Outcome.FAILED
     try:
         if failed:
-            journal.append("log", level="error", message=ended.detail, details={"error": ended.error, **ended.params})
+            Log(journal).failed(ended)
         details = {**ended.params, "detail": ended.detail} if failed else {"bestCheckpoint": best}
         journal.append(
             "finished", durable=True, status=ended.outcome.value, step=ended.step, error=ended.error, details=details
@@ -72,11 +73,12 @@ def _train(
 ) -> tuple[Exit, str | None]:
     """Train; every error becomes an `Exit`. Beside it the name of the best checkpoint."""
     from kargah.compute.failures import exit_of
+    from kargah.compute.sink import Log
 
     step = 0
     try:
         reserve.write_bytes(b"\0" * RESERVE_BYTES)
-        journal.append("log", level="info", message="loading torch and transformers", details={})
+        Log(journal).info("loading")
         from kargah.compute.attempt import Progress, run_attempt
 
         progress = Progress()

@@ -32,7 +32,7 @@ class TrainingMetricRow(Base):
 
 
 class RunLogRow(Base):
-    """One log line of a run."""
+    """One log line of a run: the sentence `log.<key>` with `details` in it, `message` where there is none."""
 
     __tablename__ = "run_logs"
     __table_args__ = (Index("ix_run_logs_run_id_id", "run_id", "id"),)
@@ -42,5 +42,6 @@ class RunLogRow(Base):
     attempt: Mapped[int] = mapped_column(Integer)
     level: Mapped[str] = mapped_column(String(10))
     message: Mapped[str] = mapped_column(Text)
+    key: Mapped[str | None] = mapped_column(String(60))
     details: Mapped[Any | None] = mapped_column(JSON)
     timestamp: Mapped[datetime] = mapped_column(UtcDateTime)

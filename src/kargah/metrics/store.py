@@ -69,12 +69,21 @@ def drop_after(session: Session, run_id: str, step: int) -> None:
 
 
 def write_log(
-    session: Session, run_id: str, attempt: int, level: str, message: str, details: Any | None, timestamp: datetime
-) -> None:
-    """Store one log line."""
-    session.add(
-        RunLogRow(run_id=run_id, attempt=attempt, level=level, message=message, details=details, timestamp=timestamp)
+    session: Session,
+    run_id: str,
+    attempt: int,
+    level: str,
+    message: str,
+    details: Any | None,
+    timestamp: datetime,
+    key: str | None = None,
+) -> dict[str, Any]:
+    """Store one log line. Returns it as `newest_logs` does."""
+    row = RunLogRow(
+        run_id=run_id, attempt=attempt, level=level, message=message, key=key, details=details, timestamp=timestamp
     )
+    session.add(row)
+    return _log_line(row)
 
 
 def history(
@@ -117,22 +126,26 @@ def every_step(session: Session, run_id: str) -> Iterator[dict[str, Any]]:
 
 
 def newest_logs(session: Session, run_id: str, limit: int = NEWEST_LOGS) -> list[dict[str, Any]]:
-    """The newest log lines, oldest of them first."""
+    """The newest log lines, oldest of them first; `key` names the sentence that `message` is in English."""
     query = select(RunLogRow).where(RunLogRow.run_id == run_id).order_by(RunLogRow.id.desc()).limit(limit)
-    return [
-        log_line(row.timestamp, row.level, row.message, row.details) for row in reversed(session.scalars(query).all())
-    ]
-
-
-def log_line(timestamp: datetime, level: str, message: str, details: Any | None) -> dict[str, Any]:
-    """A log line as it crosses HTTP; `type` repeats `level`."""
-    return {"timestamp": rfc3339(timestamp), "level": level, "type": level, "message": message, "details": details}
+    return [_log_line(row) for row in reversed(session.scalars(query).all())]
 
 
 def forget(session: Session, run_id: str) -> None:
     """Delete all that was measured of a run."""
     session.execute(delete(TrainingMetricRow).where(TrainingMetricRow.run_id == run_id))
     session.execute(delete(RunLogRow).where(RunLogRow.run_id == run_id))
+
+
+def _log_line(row: RunLogRow) -> dict[str, Any]:
+    return {
+        "timestamp": rfc3339(row.timestamp),
+        "level": row.level,
+        "type": row.level,
+        "message": row.message,
+        "key": row.key,
+        "details": row.details,
+    }
 
 
 def _rows(run_id: str) -> Any:

@@ -3,6 +3,7 @@
 import csv
 import io
 from collections.abc import Iterator
+from contextlib import suppress
 from datetime import datetime
 from typing import Any
 
@@ -18,9 +19,10 @@ from kargah.ground.web.paging import decode_cursor, encode_cursor
 from kargah.metrics import store
 from kargah.runs.models import AttemptRow, RunRow
 from kargah.runs.states import ACTIVE, RunState
+from kargah.spec.journal import FAILED_LINE
 from kargah.text.fold import fold
 from kargah.text.languages import Language
-from kargah.text.messages import has, translate
+from kargah.text.messages import catalog, has, placeholders, translate
 
 EXPORT_COLUMNS = ("step", "epoch", "loss", "valLoss", "accuracy", "throughput", "learningRate", "timestamp")
 
@@ -55,7 +57,7 @@ def flat_row(run: RunRow, language: Language) -> dict[str, Any]:
         row["nonFinite"] = run.non_finite
     if run.error:
         row["error"] = run.error
-        row["message"] = _why(run, run.error, language)
+        row["message"] = _why(run.error, {"id": run.base_model, "step": run.step, **(run.error_params or {})}, language)
     return row
 
 
@@ -116,7 +118,7 @@ def status_of(
             **(run.measured or {}),
         },
         "history": store.history(session, run.id, max_points, first, last),
-        "logs": store.newest_logs(session, run.id),
+        "logs": [log_line(line, language) for line in store.newest_logs(session, run.id)],
         "config": run.spec["config"],
     }
 
@@ -140,6 +142,20 @@ def training_status(session: Session, run: RunRow, language: Language, max_point
         busy = session.scalar(select(func.count()).select_from(RunRow).where(RunRow.status.in_(list(ACTIVE)))) or 0
         queue = {"position": position + 1, "waitsFor": "slot" if busy else "supervisor"}
     return {**status_of(session, run, language, max_points), "attempt": shown, "queue": queue}
+
+
+def log_line(line: dict[str, Any], language: Language) -> dict[str, Any]:
+    """A stored log line, or an event that tells one, with its message in `language` and without its key."""
+    shown = {name: value for name, value in line.items() if name != "key"}
+    if line.get("key") is not None:
+        params = {**line["details"], **line["details"].get("nonFinite", {})}
+        # Another version of the program may know other sentences or fill them otherwise: then its own words stand.
+        with suppress(KeyError):
+            if line["key"] == FAILED_LINE:
+                shown["message"] = _why(params["error"], params, language)
+            else:
+                shown["message"] = translate(f"log.{line['key']}", language, **params)
+    return shown
 
 
 def compare(session: Session, runs: list[RunRow], metric: str, max_points: int) -> dict[str, Any]:
@@ -195,19 +211,12 @@ def _place(cursor: str) -> tuple[datetime, str]:
     return moment, last_id
 
 
-def _why(run: RunRow, code: str, language: Language) -> str:
+def _why(code: str, params: dict[str, Any], language: Language) -> str:
     # Where a run's own sentence differs from that of a request with the same code, it stands under `run.`.
     key = f"run.{code}" if has(f"run.{code}", language) else f"error.{code}"
-    return translate(key, language, **_Params(run.error_params or {}, run))
-
-
-class _Params(dict[str, Any]):
-    """What an error's sentence may name; what a program did not say is shown as a dash, not as a crash."""
-
-    def __init__(self, given: dict[str, Any], run: RunRow) -> None:
-        super().__init__({"id": run.base_model, "step": run.step, "file": "-", "column": "-", "label": "-"} | given)
-        for name in ("available", "field", "reason", "num_rows", "dataset", "count", "limit"):
-            self.setdefault(name, "-")
+    # What a program did not say is shown as a dash, not as a crash.
+    unsaid = dict.fromkeys(placeholders(catalog(language)[key]), "-")
+    return translate(key, language, **{**unsaid, **params})
 
 
 def _progress(run: RunRow) -> int:

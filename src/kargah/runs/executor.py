@@ -15,6 +15,7 @@ from pathlib import Path
 
 import psutil
 
+from kargah.ground.settings import SECRET_VARIABLES
 from kargah.spec.layout import RunDir
 from kargah.spec.lock import holder_pid
 
@@ -93,11 +94,7 @@ def compute_installed() -> bool:
 
 def child_environment() -> dict[str, str]:
     """The environment of a compute child: no hub, no telemetry, no server secrets, threads for every physical core."""
-    kept = {
-        name: value
-        for name, value in os.environ.items()
-        if name not in ("KARGAH_TOKEN", "KARGAH_HUB_TOKEN", "HF_TOKEN")
-    }
+    kept = {name: value for name, value in os.environ.items() if name not in SECRET_VARIABLES}
     threads = str(psutil.cpu_count(logical=False) or os.cpu_count() or 1)
     kept.setdefault("OMP_NUM_THREADS", threads)
     # A thread that waits must not spin: beside any other busy process it would hold up the thread it waits for.

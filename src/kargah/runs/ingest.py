@@ -4,6 +4,7 @@ That transaction is what makes every logged step stored exactly once: either all
 the database together with the offset behind it, or none of it is.
 """
 
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -14,12 +15,13 @@ from kargah.assets.models import AssetRow
 from kargah.assets.registry import Registry
 from kargah.ground.errors import InUse
 from kargah.ground.events import EventLog
-from kargah.ground.ids import new_id, parse_rfc3339
+from kargah.ground.ids import new_id, now, parse_rfc3339
 from kargah.metrics import store
 from kargah.metrics.store import Point
 from kargah.runs.models import AttemptRow, RunRow
 from kargah.runs.states import ENDED, AttemptState, RunState, transition
-from kargah.spec.journal import JournalPart, Record
+from kargah.spec.journal import FAILED_LINE, JournalPart, Record
+from kargah.text.messages import translate
 
 
 class RecordDamaged(Exception):
@@ -45,6 +47,11 @@ class Ingest:
                 raise RecordDamaged(f"{record!r:.200}") from error
         attempt.journal_offset = part.offset
         session.flush()
+
+    def warn(self, session: Session, run: RunRow, attempt: AttemptRow, key: str, /, **details: Any) -> None:
+        """The server itself has to say something about a run: the sentence `log.<key>`."""
+        message = translate(f"log.{key}", "en", **details)
+        self._write_line(session, run, attempt, "warning", message, key, details, now())
 
     def _take_one(self, session: Session, run: RunRow, attempt: AttemptRow, record: Record) -> None:
         kind = record["type"]
@@ -94,12 +101,26 @@ class Ingest:
         self._tell(session, run, "evaluation", record)
 
     def _log(self, session: Session, run: RunRow, attempt: AttemptRow, record: Record) -> None:
-        at = parse_rfc3339(record["at"])
-        level, message, details = record["level"], record["message"], record.get("details")
-        store.write_log(session, run.id, attempt.number, level, message, details, at)
-        self._events.append(
-            session, f"runs:{run.id}", "log", {"runId": run.id, **store.log_line(at, level, message, details)}
-        )
+        key, details, at = record.get("key"), record.get("details"), parse_rfc3339(record["at"])
+        if key is not None:
+            details = _details(record)
+        if key == FAILED_LINE:
+            details = {"id": run.base_model, **details}
+        self._write_line(session, run, attempt, record["level"], record["message"], key, details, at)
+
+    def _write_line(
+        self,
+        session: Session,
+        run: RunRow,
+        attempt: AttemptRow,
+        level: str,
+        message: str,
+        key: str | None,
+        details: Any | None,
+        at: datetime,
+    ) -> None:
+        line = store.write_log(session, run.id, attempt.number, level, message, details, at, key)
+        self._events.append(session, f"runs:{run.id}", "log", {"runId": run.id, **line})
 
     def _checkpoint(self, session: Session, run: RunRow, attempt: AttemptRow, record: Record) -> None:
         path = f"runs/{run.id}/checkpoints/{record['name']}"
@@ -187,6 +208,12 @@ def _point(record: Record, values: dict[str, float | None]) -> Point:
         non_finite={name: text for name, text in odd.items() if name in values},
         timestamp=parse_rfc3339(record["at"]),
     )
+
+
+def _details(record: Record) -> dict[str, Any]:
+    """What fills a log line; a value that was NaN or infinite is null and named in `nonFinite`, as everywhere."""
+    odd = {name.removeprefix("details."): text for name, text in (record.get("nonFinite") or {}).items()}
+    return {**record["details"], **({"nonFinite": odd} if odd else {})}
 
 
 def _latest_odd(record: Record, name: str) -> dict[str, str]:

@@ -11,7 +11,7 @@ from fastapi.concurrency import run_in_threadpool
 from kargah.ground.db import Database
 from kargah.ground.events import Event, EventLog, Lagged
 from kargah.ground.web.sse import ServerEvent
-from kargah.runs.analytics import training_status
+from kargah.runs.analytics import log_line, training_status
 from kargah.runs.models import RunRow
 from kargah.runs.states import ENDED, RunState
 from kargah.text.languages import Language
@@ -54,7 +54,7 @@ class RunStream:
                 # The log first: what happened while nobody listened, or faster than this reader reads.
                 while missed := await run_in_threadpool(self._events.after, [topic], sent):
                     for event in missed:
-                        yield _sent(event)
+                        yield _sent(event, language)
                         sent = event.id or sent
                         if _is_final(event):
                             return
@@ -63,7 +63,7 @@ class RunStream:
                         live = await subscription.next(WAIT_SECONDS)
                         if live is None or live.id is None or live.id <= sent:
                             continue
-                        yield _sent(live)
+                        yield _sent(live, language)
                         sent = live.id
                         if _is_final(live):
                             return
@@ -85,9 +85,14 @@ class RunStream:
             return training_status(session, run, language, SNAPSHOT_POINTS), sent, RunState(run.status) in ENDED
 
 
-def _sent(event: Event) -> ServerEvent:
+def in_language(event: Event, language: Language) -> dict[str, Any]:
+    """The data of a run's event, a log line's message in `language`."""
+    return log_line(event.data, language) if event.type == "log" else event.data
+
+
+def _sent(event: Event, language: Language) -> ServerEvent:
     # A log line's own `type` repeats its level; within the stream `type` says what kind of event it is.
-    return ServerEvent({**event.data, "type": event.type}, str(event.id))
+    return ServerEvent({**in_language(event, language), "type": event.type}, str(event.id))
 
 
 def _is_final(event: Event) -> bool:

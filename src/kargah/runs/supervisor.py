@@ -159,10 +159,10 @@ class Supervisor:
         with self._database.write() as session:
             run, attempt = _rows(session, active)
             self._close(attempt, AttemptState.LOST, f"exit code {code}")
-            at, message = now(), f"attempt {active.number} died without an ending (exit code {code})"
-            store.write_log(session, run.id, attempt.number, "warning", message, None, at)
-            line = store.log_line(at, "warning", message, None)
-            self._events.append(session, f"runs:{run.id}", "log", {"runId": run.id, **line})
+            if code is None:
+                self._ingest.warn(session, run, attempt, "attemptGone", attempt=active.number)
+            else:
+                self._ingest.warn(session, run, attempt, "attemptDied", attempt=active.number, exitCode=code)
             if run.status == RunState.STOPPING:
                 self._settle(session, run, Exit(Outcome.STOPPED, run.step))
             elif run.status == RunState.PAUSING:

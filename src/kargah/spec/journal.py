@@ -4,10 +4,12 @@ Every line is one past-tense fact `{"seq": n, "at": "2026-01-01T00:00:00.000Z", 
 from 1. Types and their fields (steps count optimiser steps, losses are means over the logging window):
 
 - `started`: attempt, pid, host, startStep, totalSteps, numTrainRows, numValidationRows, labels, device, numThreads,
-  numParameters, versions
+  numParameters, numTrainableParameters (fewer with adapters), versions
 - `metric`: step, epoch, loss, learningRate, throughput (samples per second), gradNorm
 - `evaluation`: step, epoch, valLoss, accuracy, metrics (a dict of further ones)
-- `log`: level (`info`, `warning`, `error`), message, details
+- `log`: level (`info`, `warning`, `error`), message, key, details. The message is the sentence `log.<key>` in English,
+  filled with the details; with them a reader tells it in another language. The key `failed` is that of the error an
+  attempt ends with: details name it (`error`, `detail`, its parameters), and the message is its detail
 - `checkpoint`: step, epoch, name, sizeBytes, metrics, best
 - `checkpointRemoved`: name, step
 - `finished`: status (`completed`, `stopped`, `paused`, `failed`), step, error, details
@@ -29,6 +31,9 @@ from typing import Any
 
 FSYNC_EVERY_SECONDS = 1.0
 READ_AT_MOST_BYTES = 4 * 1024 * 1024
+
+FAILED_LINE = "failed"
+"""Key of the log line whose sentence is that of an error."""
 
 Record = dict[str, Any]
 

@@ -1,8 +1,10 @@
 """Sentences for people, by key and language, from `messages/fa/*.json` and `messages/en/*.json`
 (one file a room).
 
-A sentence may hold `{name}` placeholders. Integers and floats put into a Persian sentence get Persian digits; strings
+A sentence may hold `{name}` placeholders; for a number with a format of Python's behind it (`{share:.2%}`,
+`{seconds:.2f}`, `{numRows:,}`). Integers and floats put into a Persian sentence get Persian digits and signs; strings
 (ids, columns, codes) stay as they are, each isolated (FSI … PDI) so that a Latin id does not turn the sentence around.
+Of a list each part is shown.
 """
 
 import json
@@ -11,10 +13,11 @@ from functools import cache
 from importlib import resources
 from typing import Any
 
-from kargah.text.digits import to_persian_digits
+from kargah.text.digits import decimal_to_persian
 from kargah.text.languages import Language
 
 FSI, PDI = "\u2068", "\u2069"
+_PERSIAN_SIGNS = str.maketrans({",": "٬", "%": "٪"})
 
 
 class Sentence:
@@ -38,7 +41,7 @@ def translate(key: str, language: Language, /, **params: Any) -> str:
         sentence = catalog(language)[key]
     except KeyError:
         raise UnknownMessage(key) from None
-    return sentence.format_map({name: _shown(value, language) for name, value in params.items()})
+    return sentence.format_map({name: _Shown(value, language) for name, value in params.items()})
 
 
 def has(key: str, language: Language) -> bool:
@@ -62,11 +65,29 @@ def placeholders(sentence: str) -> set[str]:
     return {name for _, name, _, _ in string.Formatter().parse(sentence) if name}
 
 
-def _shown(value: Any, language: Language) -> str:
+class _Shown:
+    """A value on its way into a sentence."""
+
+    def __init__(self, value: Any, language: Language) -> None:
+        self._value = value
+        self._language = language
+
+    def __format__(self, spec: str) -> str:
+        return _shown(self._value, self._language, spec)
+
+
+def _shown(value: Any, language: Language, spec: str) -> str:
     if isinstance(value, Sentence):
         return translate(value.key, language, **value.params)
     if isinstance(value, bool) or value is None:
         return str(value)
     if isinstance(value, int | float):
-        return to_persian_digits(str(value).replace(".", "٫")) if language == "fa" else str(value)
+        number = format(value, spec) if spec else str(value)
+        if language != "fa":
+            return number
+        persian = decimal_to_persian(number).translate(_PERSIAN_SIGNS)
+        # Digits alone do not hold a minus in front of them when the line runs from right to left.
+        return f"{FSI}{persian}{PDI}" if value < 0 else persian
+    if isinstance(value, list | tuple):
+        return ("، " if language == "fa" else ", ").join(_shown(part, language, spec) for part in value)
     return f"{FSI}{value}{PDI}" if language == "fa" else str(value)

@@ -49,7 +49,7 @@ class Checkpoints(Hook):
     def on_evaluation(self, end: StepEnd, evaluation: Evaluation) -> None:
         self._metrics = {"accuracy": evaluation.accuracy, "valLoss": evaluation.val_loss, **evaluation.metrics}
         if self._is_best(self._candidate(end)):
-            self._log.info("best evaluation so far", step=end.step, accuracy=evaluation.accuracy)
+            self._log.info("bestSoFar", step=end.step, accuracy=evaluation.accuracy)
             end.wants_checkpoint = True
 
     def on_settled(self, end: StepEnd) -> None:
@@ -73,7 +73,7 @@ class Checkpoints(Hook):
             best=is_best,
         )
         seconds = time.perf_counter() - begun
-        self._log.info(f"checkpoint {checkpoint.name} written in {seconds:.2f} s", sizeBytes=size_bytes)
+        self._log.info("checkpointWritten", name=checkpoint.name, seconds=seconds, sizeBytes=size_bytes)
         self._prune(end.step)
 
     def _candidate(self, end: StepEnd) -> Checkpoint:

@@ -6,6 +6,7 @@ from kargah.compute.wishes import Wishes
 from kargah.spec.control import Outcome, Wish
 
 OUTCOME_OF = {Wish.PAUSE: Outcome.PAUSED, Wish.STOP: Outcome.STOPPED}
+_LINE_OF = {Wish.PAUSE: "pauseWished", Wish.STOP: "stopWished"}
 
 
 class Control(Hook):
@@ -21,6 +22,6 @@ class Control(Hook):
     def on_step_end(self, end: StepEnd) -> None:
         wish = self._wishes.present()
         if wish is not Wish.RUN and not end.is_last:
-            self._log.info(f"{wish.value} asked for: the run ends after this step", step=end.step)
+            self._log.info(_LINE_OF[wish], step=end.step)
             end.ending = OUTCOME_OF[wish]
             end.wants_checkpoint = True

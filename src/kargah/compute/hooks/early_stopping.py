@@ -42,7 +42,7 @@ class EarlyStopping(Hook):
             return
         self._num_worse += 1
         if self.has_stopped and end.ending is None:
-            self._log.info(f"early stop: {self._num_worse} evaluations without improvement", step=end.step)
+            self._log.info("stoppedEarly", step=end.step, numEvaluations=self._num_worse)
             end.ending = Outcome.COMPLETED
             end.wants_checkpoint = True
 

@@ -21,6 +21,4 @@ class Evaluations(Hook):
             accuracy=evaluation.accuracy,
             metrics=evaluation.metrics,
         )
-        self._log.info(
-            f"evaluation at step {end.step}: accuracy {evaluation.accuracy:.4f}, loss {evaluation.val_loss:.4f}"
-        )
+        self._log.info("evaluated", step=end.step, accuracy=evaluation.accuracy, valLoss=evaluation.val_loss)
