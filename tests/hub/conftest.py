@@ -1,5 +1,9 @@
 """A real hub on loopback, a folder to fill it with, and a place for downloads."""
 
+import shutil
+import ssl
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -53,3 +57,24 @@ def proxy(hub: RunningHub) -> Iterator[FaultProxy]:
 @pytest.fixture
 def download(proxy: FaultProxy, workshop: Workshop) -> Download:
     return Download(workshop.job("org/tiny", proxy.url))
+
+
+@pytest.fixture
+def tls(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> ssl.SSLContext:
+    """A certificate for `hub.example` and 127.0.0.1 that this process trusts."""
+    if sys.platform == "darwin" or shutil.which("openssl") is None:
+        pytest.skip("trust is given by SSL_CERT_FILE and a certificate made by openssl")
+    certificate, key = tmp_path / "certificate.pem", tmp_path / "key.pem"
+    names = "subjectAltName=DNS:hub.example,IP:127.0.0.1"
+    subprocess.run(
+        [
+            *("openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2", "-subj", "/CN=hub.example"),
+            *("-addext", names, "-keyout", str(key), "-out", str(certificate)),
+        ],
+        check=True,
+        capture_output=True,
+    )
+    monkeypatch.setenv("SSL_CERT_FILE", str(certificate))
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(certificate, key)
+    return context

@@ -186,7 +186,7 @@ def test_what_the_catalog_says_is_too_large_is_refused_at_once(
     with TestClient(application.asgi, base_url="http://127.0.0.1") as api:
         answer = api.post("/api/models/download/start", json={"modelId": "site/absent"})
     assert (answer.status_code, answer.json()["error"]) == (507, "DISK_FULL")
-    assert answer.json()["details"]["neededBytes"] == 10**16
+    assert answer.json()["details"]["neededBytes"] > 10**16
 
 
 def test_pause_resume_cancel_and_begin_again(make_living: MakeLiving, model_hub: str) -> None:

@@ -125,7 +125,8 @@ def test_a_busy_server_is_asked_again(proxy: FaultProxy, download: Download) -> 
     proxy.faults += [
         Fault(on="/revision/", status=503, times=2),
         Fault(on="/api/models/org/tiny", status=502, times=1),
-        Fault(on="/tree/", refuse=True, times=1),
+        # Twice: on the kept connection, where it says nothing, and on a new one.
+        Fault(on="/tree/", refuse=True, times=2),
         Fault(on=FILE, status=503, times=3),
         Fault(on="config.json", refuse=True, times=3),
     ]

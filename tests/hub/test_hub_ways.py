@@ -1,11 +1,7 @@
 """The ways to the bytes: redirects, proxies, TLS, and what the token and private addresses have to do with them."""
 
 import hashlib
-import shutil
 import ssl
-import subprocess
-import sys
-from pathlib import Path
 
 import pytest
 from download import FILE, WEIGHTS, Download, failure_of
@@ -71,27 +67,6 @@ def test_a_proxy_of_the_environment_is_used(
     assert download.content() == WEIGHTS
     assert {seen.target.split("/")[2] for seen in proxy.requests} == {"hub.example"}
     assert all(seen.headers["proxy-authorization"] == "Basic c29tZW9uZTpwQHNz" for seen in proxy.requests)
-
-
-@pytest.fixture
-def tls(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> ssl.SSLContext:
-    """A certificate for `hub.example` and 127.0.0.1 that this process trusts."""
-    if sys.platform == "darwin" or shutil.which("openssl") is None:
-        pytest.skip("trust is given by SSL_CERT_FILE and a certificate made by openssl")
-    certificate, key = tmp_path / "certificate.pem", tmp_path / "key.pem"
-    names = "subjectAltName=DNS:hub.example,IP:127.0.0.1"
-    subprocess.run(
-        [
-            *("openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2", "-subj", "/CN=hub.example"),
-            *("-addext", names, "-keyout", str(key), "-out", str(certificate)),
-        ],
-        check=True,
-        capture_output=True,
-    )
-    monkeypatch.setenv("SSL_CERT_FILE", str(certificate))
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.load_cert_chain(certificate, key)
-    return context
 
 
 def test_a_hub_behind_tls_with_and_without_a_proxy(

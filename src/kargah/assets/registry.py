@@ -20,7 +20,8 @@ from kargah.ground.ids import now
 
 KINDS = ("model", "dataset", "checkpoint")
 
-Remover = Callable[[Session, AssetRow], None]
+Remover = Callable[[Session, AssetRow], int | None]
+"""Forgets what its room knew of an asset; gives the bytes that the disk got back by it, if any."""
 
 
 class Registry:
@@ -139,11 +140,10 @@ class Registry:
                 raise InUse(id=row.id, details={"holders": holders})
             folder = self.home.root / row.path if row.path else None
             remover = self._removers.get(row.kind)
-            if remover is not None:
-                remover(session, row)
+            freed = (remover(session, row) if remover is not None else None) or 0
             session.delete(row)
             self._events.append(session, "assets", "removed", {"kind": row.kind, "id": row.id})
-        freed = remove_folder(folder) if folder else 0
+        freed += remove_folder(folder) if folder else 0
         return freed + blobs.sweep(self.home)
 
     def count_ready(self, session: Session) -> int:
@@ -159,9 +159,9 @@ def remove_folder(folder: Path) -> int:
     if doomed.exists():
         shutil.rmtree(doomed)
     folder.rename(doomed)
-    files = [path.stat() for path in doomed.rglob("*") if path.is_file()]
+    freed = blobs.exclusive_bytes(doomed)
     shutil.rmtree(doomed)
-    return sum(info.st_size for info in files if info.st_nlink == 1)
+    return freed
 
 
 def _catalog_kind(kinds: tuple[str, ...]) -> Kind:

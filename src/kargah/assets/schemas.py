@@ -15,7 +15,11 @@ _CHECKPOINT_FACTS = ("step", "epoch", "metrics", "best", "last")
 
 
 class Asset(Wire):
-    """Section 2 of the contract. A checkpoint also has `runId`, `step`, `epoch`, `metrics`, `best`."""
+    """Section 2 of the contract. A checkpoint also has `runId`, `step`, `epoch`, `metrics`, `best`.
+
+    What was brought by hand has `importedFrom` (`folder`, `zip`, `tar`) and `verified`: `pinned`, by the digests of the
+    catalog; `manifest` or `hub`, by digests that came with it; `unproved`.
+    """
 
     id: str
     name: str
@@ -42,6 +46,8 @@ class Asset(Wire):
     best: bool | None = None
     last: bool | None = None
     created_at: str | None = None
+    imported_from: str | None = None
+    verified: str | None = None
 
 
 class AssetSummary(Wire):
@@ -122,6 +128,9 @@ def _held(row: AssetRow) -> dict[str, Any]:
         "revision": row.revision,
         "createdAt": rfc3339(row.created_at),
     }
+    facts = row.facts or {}
+    if "importedFrom" in facts:
+        value.update({name: facts.get(name) for name in ("importedFrom", "verified")})
     if row.status == "downloading":
         value["progress"] = row.progress or 0
     if row.status == "error":

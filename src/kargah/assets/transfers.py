@@ -56,7 +56,10 @@ TRANSITIONS: dict[State, frozenset[State]] = {
 
 @dataclass(frozen=True, slots=True)
 class Snapshot:
-    """All that one event tells. `phase` is the state, or `stalled` / `rateLimited` while downloading."""
+    """All that one event tells. `phase` is the state, or `stalled` / `rateLimited` while downloading.
+
+    `queue_position` counts from 1 those that wait for their turn.
+    """
 
     transfer_id: str
     kind: str
@@ -72,6 +75,7 @@ class Snapshot:
     eta_seconds: float | None = None
     file: str | None = None
     until: str | None = None
+    queue_position: int | None = None
     error: str | None = None
     error_params: dict[str, Any] = field(default_factory=dict)
     error_details: Any | None = None
@@ -98,9 +102,11 @@ class Snapshot:
         }
         if self.until is not None:
             body["until"] = self.until
+        if self.queue_position is not None:
+            body["queue"] = {"position": self.queue_position}
         if self.error is not None:
             body["error"] = self.error
-            body["message"] = translate(f"error.{self.error}", language, **self.error_params)
+            body["message"] = translate(f"error.{self.error}", language, **{"id": self.asset_id, **self.error_params})
             if self.error_details is not None:
                 body["details"] = self.error_details
         return body
@@ -159,6 +165,19 @@ class Transfers:
                 return None
         return self.get(row.id)
 
+    def not_arrived(self) -> list[Snapshot]:
+        """The newest transfer of every asset that is on its way or did not arrive, oldest first."""
+        query = select(TransferRow).join(
+            AssetRow, (AssetRow.kind == TransferRow.kind) & (AssetRow.id == TransferRow.asset_id)
+        )
+        query = query.where(AssetRow.status.in_(("downloading", "error")))
+        newest: dict[tuple[str, str], Snapshot] = {}
+        with self._database.read() as session:
+            for row in session.scalars(query.order_by(TransferRow.created_at)).all():
+                newest[row.kind, row.asset_id] = _snapshot(row)
+        with self._guard:
+            return [one if one.ended else self._live.get(one.transfer_id, one) for one in newest.values()]
+
     def get(self, transfer_id: str) -> Snapshot:
         """A transfer as it is now."""
         with self._database.read() as session:
@@ -197,7 +216,8 @@ class Transfers:
             before = self._live.get(transfer_id)
         if before is None or state not in TRANSITIONS[before.state]:
             raise InvalidState(details={"state": before.state if before else "ended"})
-        self.progress(transfer_id, state=state, phase=state.value, speed=None, eta_seconds=None, until=None)
+        quiet = {"speed": None, "eta_seconds": None, "until": None, "queue_position": None}
+        self.progress(transfer_id, state=state, phase=state.value, **quiet)
 
     def finish(self, transfer_id: str, **asset: Any) -> None:
         """The asset has arrived, whole; `asset` are the last facts of it."""
@@ -231,10 +251,14 @@ class Transfers:
                 try:
                     event = await subscription.next(30)
                 except Lagged:
-                    return
-                if event is None:
-                    continue
-                present = event.data["snapshot"]
+                    # Every event is a whole snapshot: the newest makes up for those that were missed.
+                    self._events.unsubscribe(subscription)
+                    subscription = self._events.subscribe([topic])
+                    present = await run_in_threadpool(self.get, snapshot.transfer_id)
+                else:
+                    if event is None:
+                        continue
+                    present = event.data["snapshot"]
                 if present.seq > sent:
                     yield ServerEvent(present.wire(language), str(present.seq))
                     sent = present.seq
@@ -269,6 +293,7 @@ class Transfers:
                 eta_seconds=None,
                 file=None,
                 until=None,
+                queue_position=None,
                 error=error,
                 error_params=params,
                 error_details=details,

@@ -166,7 +166,7 @@ def _accept(importer: Importer, upload: Upload, folder: Path) -> str:
 
 
 def _ready(registry: Registry, dataset_id: str) -> AssetRow:
-    if dataset_id == "upload" or dataset_id.startswith("download/"):
+    if dataset_id in ("upload", "import") or dataset_id.startswith("download/"):
         # An id may hold a slash, so this route also sees the addresses of those that are only posted to.
         raise HTTPException(405, headers={"Allow": "POST"})
     with registry.database.read() as session:

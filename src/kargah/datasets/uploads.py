@@ -15,6 +15,7 @@ import threading
 import time
 from pathlib import Path
 
+from kargah.assets.blobs import exclusive_bytes
 from kargah.assets.registry import Registry
 from kargah.assets.transfers import State, Transfers
 from kargah.datasets.errors import UploadInterrupted
@@ -47,7 +48,9 @@ class Importer:
         self._uploads = registry.home.uploads
         self._waiting: queue.SimpleQueue[str | None] = queue.SimpleQueue()
         self._stopping = threading.Event()
+        self._guard = threading.Lock()
         self._cancelled: set[str] = set()
+        self._importing: str | None = None
         self._thread: threading.Thread | None = None
 
     def start(self) -> None:
@@ -85,15 +88,29 @@ class Importer:
         self._waiting.put(snapshot.transfer_id)
         return snapshot.transfer_id
 
-    def cancel(self, transfer_id: str) -> None:
-        """End an import that waits or is under way with `CANCELLED`. Raises `InvalidState` when it has ended."""
-        if self._transfers.current(transfer_id) is None or not (self._uploads / transfer_id).is_dir():
-            raise InvalidState(details={"state": "ended"})
-        self._cancelled.add(transfer_id)
+    def cancel(self, transfer_id: str) -> int:
+        """End an import with `CANCELLED`: one that waits at once, one under way within a moment.
+
+        Returns the bytes that were received for it, which are thrown away. Raises `InvalidState` when it has ended or
+        was cancelled before.
+        """
+        folder = self._uploads / transfer_id
+        with self._guard:
+            if self._transfers.current(transfer_id) is None or transfer_id in self._cancelled or not folder.is_dir():
+                raise InvalidState(details={"state": "ended"})
+            self._cancelled.add(transfer_id)
+            received = exclusive_bytes(folder)
+            if transfer_id != self._importing:
+                # It may stand behind a long one.
+                self._transfers.fail(transfer_id, CANCELLED)
+                shutil.rmtree(folder, ignore_errors=True)
+        return received
 
     def _work(self) -> None:
         while (transfer_id := self._waiting.get()) is not None and not self.stopping:
             folder = self._uploads / transfer_id
+            with self._guard:
+                self._importing = transfer_id
             try:
                 self._import(transfer_id, folder)
             except _Stopped:
@@ -110,14 +127,16 @@ class Importer:
                 # The edge of the thread: whatever happened, the transfer must end and the next one begin.
                 log.exception("import of %s failed", transfer_id, exc_info=error)
                 self._transfers.fail(transfer_id, Internal.code)
-            self._cancelled.discard(transfer_id)
+            with self._guard:
+                self._importing = None
+                self._cancelled.discard(transfer_id)
             shutil.rmtree(folder, ignore_errors=True)
 
     def _import(self, transfer_id: str, folder: Path) -> None:
+        self._check_wishes(transfer_id)
         upload = read_upload(folder)
         if upload is None:
             raise UploadInterrupted()
-        self._check_wishes(transfer_id)
         sources = upload.sources(folder)
         self._transfers.progress(transfer_id, total_bytes=sum(source.size_bytes for source in sources))
         self._transfers.enter(transfer_id, State.CONVERTING)

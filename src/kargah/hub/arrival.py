@@ -17,6 +17,7 @@ from kargah.assets import blobs
 from kargah.assets.catalog import Entry
 from kargah.ground.home import Home, folder_name
 from kargah.ground.ids import now, rfc3339
+from kargah.ground.settings import SECRET_VARIABLES
 from kargah.spec.layout import fsync_folder, read_json, write_json
 from kargah.spec.manifest import MANIFEST, digest_file
 
@@ -72,7 +73,7 @@ class Arrival:
 
     def _convert(self, snapshot: Path, manifest: dict[str, Any]) -> None:
         command = [sys.executable, "-m", CONVERT, str(snapshot), "--remove", "--with-parent"]
-        environment = {name: value for name, value in os.environ.items() if not name.endswith("_TOKEN")}
+        environment = {name: value for name, value in os.environ.items() if name not in SECRET_VARIABLES}
         with tempfile.TemporaryFile() as told:
             # Its standard input stays open as long as this server lives: the child ends with it.
             with subprocess.Popen(

@@ -22,6 +22,7 @@ from kargah.text.messages import translate
 PARALLEL = 4
 """Questions at the same time, over all endpoints."""
 
+_SILENCE = ("HUB_UNREACHABLE", "NOT_A_HUB", "PROXY_NOT_SUPPORTED")
 _OF_REFUSAL = {
     "REPO_NOT_FOUND": "vanished",
     "REVISION_NOT_FOUND": "revisionGone",
@@ -71,9 +72,7 @@ class EntryReport:
     @property
     def endpoint_silent(self) -> bool:
         """Whether no hub answered there at all."""
-        return any(
-            f.code == "unreachable" and f.params["cause"] in ("HUB_UNREACHABLE", "NOT_A_HUB") for f in self.findings
-        )
+        return any(f.code == "unreachable" and f.params["cause"] in _SILENCE for f in self.findings)
 
 
 def check_entries(

@@ -5,6 +5,8 @@ import socket
 from dataclasses import dataclass, field
 from urllib.parse import quote, urlsplit
 
+from kargah.ground.settings import Settings
+
 Origin = tuple[str, str, int]
 """Scheme, host (lower case) and port: what a token belongs to."""
 
@@ -31,6 +33,11 @@ class Endpoint:
         """The address to ask for one file of a commit; it may redirect to storage."""
         prefix = "datasets/" if kind == "dataset" else ""
         return f"{self.url}/{prefix}{repo_id}/resolve/{quote(commit, safe='')}/{quote(path)}"
+
+
+def configured_endpoints(settings: Settings) -> tuple[Endpoint, ...]:
+    """The endpoints of an installation in the order to try them, each with its own token."""
+    return tuple(Endpoint(url, settings.token_of(url)) for url in settings.hub_endpoint)
 
 
 def origin_of(url: str) -> Origin:

@@ -3,16 +3,19 @@
     TransferFailed
       EndpointFailed    this endpoint is of no more use for the file or the repository; the next one may be
 
-Codes: `HUB_UNREACHABLE`, `HUB_RATE_LIMITED`, `HUB_UNAUTHORIZED`, `NOT_A_HUB`, `REPO_NOT_FOUND`, `REVISION_NOT_FOUND`,
-`FILE_NOT_FOUND`, `CHECKSUM_MISMATCH`, `UNSAFE_PATH`, `UNSAFE_WEIGHTS`, `NEEDS_REMOTE_CODE`, `DISK_FULL`,
-`DOWNLOAD_BUSY`, `JOB_INVALID`, `STORAGE_FAILED`, `INTERNAL`.
+Codes: `HUB_UNREACHABLE`, `HUB_RATE_LIMITED`, `HUB_UNAUTHORIZED`, `NOT_A_HUB`, `PROXY_NOT_SUPPORTED`, `REPO_NOT_FOUND`,
+`REVISION_NOT_FOUND`, `FILE_NOT_FOUND`, `CHECKSUM_MISMATCH`, `UNSAFE_PATH`, `UNSAFE_WEIGHTS`, `NEEDS_REMOTE_CODE`,
+`DISK_FULL`, `DOWNLOAD_BUSY`, `JOB_INVALID`, `STORAGE_FAILED`, `INTERNAL`.
 """
 
 from collections.abc import Sequence
 from typing import Any
 
 RESUMABLE = frozenset(
-    {"HUB_UNREACHABLE", "HUB_RATE_LIMITED", "HUB_UNAUTHORIZED", "NOT_A_HUB", "DISK_FULL", "DOWNLOAD_BUSY"}
+    {
+        *("HUB_UNREACHABLE", "HUB_RATE_LIMITED", "HUB_UNAUTHORIZED", "NOT_A_HUB", "PROXY_NOT_SUPPORTED"),
+        *("DISK_FULL", "DOWNLOAD_BUSY"),
+    }
 )
 """Codes after which the same download can go on from the bytes it has, once a person or time has mended the cause."""
 

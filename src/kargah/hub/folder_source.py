@@ -7,7 +7,7 @@ makes a new commit. Commits seen before stay known while their files are as they
 import hashlib
 import os
 import threading
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -100,9 +100,7 @@ class FolderSource:
 
     def _as_it_was(self, snapshot: SourceSnapshot) -> SourceSnapshot:
         """A snapshot seen before, without files that were changed since."""
-        files = {path: file for path, file in snapshot.files.items() if self._is_unchanged(file)}
-        if len(files) == len(snapshot.files):
-            return snapshot
+        files = _Unchanged(snapshot.files, self._is_unchanged)
         return SourceSnapshot(snapshot.repo_id, snapshot.kind, snapshot.commit, files, snapshot.modified_at)
 
     def _is_unchanged(self, file: SourceFile) -> bool:
@@ -125,3 +123,23 @@ class FolderSource:
             file = SourceFile(path, location, size, git_blob_id(location.read_bytes()))
         self._digested[location] = (stamp, file)
         return file
+
+
+class _Unchanged(Mapping[str, SourceFile]):
+    """Files of a snapshot that are as they were, each looked at when it is asked for: most requests want one."""
+
+    def __init__(self, files: Mapping[str, SourceFile], is_unchanged: Callable[[SourceFile], bool]) -> None:
+        self._files = files
+        self._is_unchanged = is_unchanged
+
+    def __getitem__(self, path: str) -> SourceFile:
+        file = self._files[path]
+        if not self._is_unchanged(file):
+            raise KeyError(path)
+        return file
+
+    def __iter__(self) -> Iterator[str]:
+        return (path for path, file in self._files.items() if self._is_unchanged(file))
+
+    def __len__(self) -> int:
+        return sum(1 for _ in self)

@@ -18,12 +18,18 @@ KINDS = ("model", "dataset")
 class TransferSettings:
     """Every number of a transfer. In the job file the names are camelCase."""
 
-    connections: int = 4
-    """Files fetched at the same time."""
+    connections: int = 16
+    """Files fetched at the same time; of large ones, which fill the line by themselves, fewer are."""
+    connections_per_host: int = 16
+    """Connections to one host, of all workers on one blobs folder together."""
+    bytes_per_second: int = 0
+    """At most this much comes in, to begin with; 0 is no limit."""
     chunk_bytes: int = 256 * 1024
     """At most this much is read at once."""
     connect_timeout_seconds: float = 10.0
     metadata_timeout_seconds: float = 20.0
+    head_timeout_seconds: float = 60.0
+    """An answer whose status and headers are not here by then is given up."""
     idle_timeout_seconds: float = 20.0
     """Without a byte for so long, the connection is given up and made again."""
     stalled_after_seconds: float = 5.0

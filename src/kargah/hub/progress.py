@@ -93,6 +93,13 @@ class Meter:
                 self._limited_until = max(self._limited_until, self._limited_at + seconds)
                 self._limited_until_text = moment_in(self._limited_until - self._limited_at)
 
+    def hurried(self) -> str:
+        """Nobody waits for a server any longer. Returns the phase until now."""
+        with self._lock:
+            phase, _ = self._phase(self._clock())
+            self._limited_until = -math.inf
+            return phase
+
     def read(self) -> Progress:
         """The present moment; also takes a sample for the speed, so it is called at even distances."""
         with self._lock:

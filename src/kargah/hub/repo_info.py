@@ -25,7 +25,7 @@ from kargah.hub.transfer import Endpoints
 PATIENCE = TransferSettings(idle_retries=3, rate_limit_retries=6)
 """As downloads have it, with fewer attempts: a person sits and waits for the answer."""
 
-UNREACHABLE = frozenset({"HUB_UNREACHABLE", "HUB_RATE_LIMITED", "HUB_UNAUTHORIZED", "NOT_A_HUB"})
+UNREACHABLE = frozenset({"HUB_UNREACHABLE", "HUB_RATE_LIMITED", "HUB_UNAUTHORIZED", "NOT_A_HUB", "PROXY_NOT_SUPPORTED"})
 """Codes of failures that say nothing about the repository."""
 
 _MAX_BODY_BYTES = 64 * 1024 * 1024

@@ -2,7 +2,7 @@
 
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Response
+from fastapi import APIRouter, Request, Response
 from pydantic import Field
 
 from kargah.assets.catalog import ID_SCHEMA, Kind, check_id
@@ -10,7 +10,7 @@ from kargah.assets.errors import DatasetNotAllowed, ModelNotAllowed
 from kargah.assets.transfers import Snapshot
 from kargah.ground.errors import DiskFull, InvalidState, Offline, ValidationFailed
 from kargah.ground.web.documented import errors
-from kargah.ground.web.envelope import Body, Ok, Wire, ok
+from kargah.ground.web.envelope import Body, Ok, Wire, language_of, ok
 from kargah.hub.downloads import Downloads
 
 GivenId = Annotated[str, Field(json_schema_extra=ID_SCHEMA)]
@@ -28,6 +28,18 @@ class DatasetBody(Body):
     dataset_id: GivenId
 
 
+class CancelModelBody(ModelBody):
+    """`discard`: throw away the bytes that have arrived, too."""
+
+    discard: bool = False
+
+
+class CancelDatasetBody(DatasetBody):
+    """`discard`: throw away the bytes that have arrived, too."""
+
+    discard: bool = False
+
+
 class Begun(Wire):
     """A download that was asked for. `started` is false when it is held or under way already."""
 
@@ -39,13 +51,48 @@ class Begun(Wire):
 
 
 class Steered(Wire):
-    """A download after pause, resume or cancel."""
+    """A download after pause, resume, retry or cancel.
+
+    `started`: the retry began it again. `freedBytes`: what the cancel gave back, null when the bytes stay.
+    """
 
     model_id: str | None = None
     dataset_id: str | None = None
     status: str
     phase: str
     download_id: str
+    started: bool = False
+    freed_bytes: int | None = None
+
+
+class QueuePlace(Wire):
+    """Where a download stands that waits for its turn; 1 is the next."""
+
+    position: int
+
+
+class TransferProgress(Wire):
+    """A download or an upload, as the newest event of its stream has it, with the asset's `kind` and `id`."""
+
+    kind: str
+    id: str
+    model_id: str | None = None
+    dataset_id: str | None = None
+    download_id: str
+    status: str
+    phase: str
+    progress: int
+    bytes_downloaded: int
+    total_bytes: int | None
+    speed: float | None
+    eta_seconds: float | None
+    file: str | None
+    resumed_bytes: int
+    until: str | None = None
+    queue: QueuePlace | None = None
+    error: str | None = None
+    message: str | None = None
+    details: Any | None = None
 
 
 def build_router(downloads: Downloads) -> APIRouter:
@@ -53,8 +100,15 @@ def build_router(downloads: Downloads) -> APIRouter:
     router = APIRouter()
     refusals = errors(ValidationFailed, ModelNotAllowed, Offline, DiskFull)
     dataset_refusals = errors(ValidationFailed, DatasetNotAllowed, Offline, DiskFull)
-    steering = errors(ValidationFailed, ModelNotAllowed, InvalidState, Offline)
-    dataset_steering = errors(ValidationFailed, DatasetNotAllowed, InvalidState, Offline)
+    steering = errors(ValidationFailed, ModelNotAllowed, InvalidState, Offline, DiskFull)
+    dataset_steering = errors(ValidationFailed, DatasetNotAllowed, InvalidState, Offline, DiskFull)
+
+    @router.get("/api/downloads", response_model=Ok[list[TransferProgress]], tags=["downloads"])
+    def list_downloads(request: Request) -> Response:
+        """Downloads and uploads that are on their way or did not arrive, oldest first, each by its newest try."""
+        language = language_of(request)
+        found = downloads.transfers.not_arrived()
+        return ok([{"kind": one.kind, "id": one.asset_id, **one.wire(language)} for one in found])
 
     @router.post("/api/models/download/start", response_model=Ok[Begun], responses=refusals, tags=["downloads"])
     def start_model(body: ModelBody) -> Response:
@@ -97,9 +151,20 @@ def build_router(downloads: Downloads) -> APIRouter:
         responses=steering,
         tags=["downloads"],
     )
-    def cancel_model(body: ModelBody) -> Response:
-        """End a download; its bytes stay for a later try."""
-        return _steered("model", downloads.cancel("model", check_id("modelId", body.model_id)))
+    def cancel_model(body: CancelModelBody) -> Response:
+        """End a download; its bytes stay for a later try, unless they are to be discarded, now or after its end."""
+        return _cancelled(downloads, "model", check_id("modelId", body.model_id), body.discard)
+
+    @router.post(
+        "/api/models/download/retry",
+        status_code=202,
+        response_model=Ok[Steered],
+        responses=steering,
+        tags=["downloads"],
+    )
+    def retry_model(body: ModelBody) -> Response:
+        """Ask the hub now instead of waiting; begin one again that ended in an error."""
+        return _retried(downloads, "model", check_id("modelId", body.model_id))
 
     @router.post(
         "/api/datasets/download/pause",
@@ -130,9 +195,20 @@ def build_router(downloads: Downloads) -> APIRouter:
         responses=dataset_steering,
         tags=["downloads"],
     )
-    def cancel_dataset(body: DatasetBody) -> Response:
-        """End a download; its bytes stay for a later try."""
-        return _steered("dataset", downloads.cancel("dataset", check_id("datasetId", body.dataset_id)))
+    def cancel_dataset(body: CancelDatasetBody) -> Response:
+        """End a download, whose bytes stay unless they are to be discarded, or an upload, which keeps nothing."""
+        return _cancelled(downloads, "dataset", check_id("datasetId", body.dataset_id), body.discard)
+
+    @router.post(
+        "/api/datasets/download/retry",
+        status_code=202,
+        response_model=Ok[Steered],
+        responses=dataset_steering,
+        tags=["downloads"],
+    )
+    def retry_dataset(body: DatasetBody) -> Response:
+        """Ask the hub now instead of waiting; begin one again that ended in an error."""
+        return _retried(downloads, "dataset", check_id("datasetId", body.dataset_id))
 
     return router
 
@@ -150,9 +226,17 @@ def _start(downloads: Downloads, kind: Kind, any_id: str) -> Response:
     return ok(data)
 
 
-def _steered(kind: Kind, snapshot: Snapshot) -> Response:
+def _retried(downloads: Downloads, kind: Kind, any_id: str) -> Response:
+    snapshot, started = downloads.retry(kind, any_id)
+    return _steered(kind, snapshot, started=started)
+
+
+def _cancelled(downloads: Downloads, kind: Kind, any_id: str, discard: bool) -> Response:
+    snapshot, freed = downloads.cancel(kind, any_id, discard=discard)
+    return _steered(kind, snapshot, freedBytes=freed)
+
+
+def _steered(kind: Kind, snapshot: Snapshot, **more: Any) -> Response:
     status = snapshot.state.value if snapshot.ended else "downloading"
-    return ok(
-        {f"{kind}Id": snapshot.asset_id, "status": status, "phase": snapshot.phase, "downloadId": snapshot.transfer_id},
-        202,
-    )
+    known = {"status": status, "phase": snapshot.phase, "downloadId": snapshot.transfer_id}
+    return ok({f"{kind}Id": snapshot.asset_id, **known, **more}, 202)

@@ -2,6 +2,7 @@
 
 import fnmatch
 import re
+import unicodedata
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import PurePosixPath
@@ -11,6 +12,7 @@ from kargah.spec.manifest import MANIFEST
 
 MAX_PART_BYTES = 240
 MAX_PATH_BYTES = 1024
+MAX_PARTS = 64
 
 _DRIVE = re.compile(r"^[A-Za-z]:")
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
@@ -40,21 +42,25 @@ class Selection:
 def check_paths(paths: Iterable[str]) -> None:
     """Refuse a repository of which one path could leave its folder or not be written. Raises `TransferFailed`.
 
-    A path that is another one's folder, and two that differ in case alone, are refused as well: on some file systems
-    they are one file.
+    A path that is another one's folder, and two that differ in case or in the composition of letters alone, are
+    refused as well: on some file systems they are one file.
     """
     seen: dict[str, str] = {}
-    folders: set[str] = set()
     for path in paths:
         problem = _problem_of(path)
-        if problem is None and seen.setdefault(path.casefold(), path) != path:
-            problem = "differs from another path in case alone"
+        if problem is None and seen.setdefault(_as_one_file(path), path) != path:
+            problem = "differs from another path in case or in the composition of letters alone"
         if problem is not None:
             raise TransferFailed("UNSAFE_PATH", f"{path!r} {problem}", path=path)
-        folders.update(parent.as_posix().casefold() for parent in PurePosixPath(path).parents)
-    clash = sorted(folders.intersection(seen))
-    if clash:
-        raise TransferFailed("UNSAFE_PATH", f"{clash[0]!r} is a file and a folder", path=clash[0])
+    folders: set[str] = set()
+    for name in seen:
+        # Folders are gone through from below, as far as they are new.
+        folder = name.rpartition("/")[0]
+        while folder and folder not in folders:
+            if folder in seen:
+                raise TransferFailed("UNSAFE_PATH", f"{seen[folder]!r} is a file and a folder", path=seen[folder])
+            folders.add(folder)
+            folder = folder.rpartition("/")[0]
 
 
 def select(kind: str, paths: Sequence[str], patterns: Sequence[str] = ()) -> Selection:
@@ -86,6 +92,11 @@ def needs_remote_code(config: object, *, has_code: bool) -> bool:
     return bool(config.get("auto_map")) or (has_code and not config.get("model_type"))
 
 
+def _as_one_file(path: str) -> str:
+    """What two paths have in common that some file system takes for one."""
+    return unicodedata.normalize("NFC", path.casefold())
+
+
 def _problem_of(path: str) -> str | None:
     if not path or path.startswith("/") or "\\" in path or _DRIVE.match(path) or _CONTROL.search(path):
         return "is not a relative path of plain characters"
@@ -95,7 +106,10 @@ def _problem_of(path: str) -> str | None:
         return "is not Unicode text"
     if len(encoded) > MAX_PATH_BYTES:
         return "is too long"
-    for part in encoded.split(b"/"):
+    parts = encoded.split(b"/")
+    if len(parts) > MAX_PARTS:
+        return "is too deep"
+    for part in parts:
         if part in (b"", b".", b".."):
             return "has an empty or dotted part"
         if len(part) > MAX_PART_BYTES:
@@ -112,8 +126,10 @@ def _model(paths: Sequence[str]) -> Selection:
     candidates = [path for path in paths if not _in_skipped_folder(path)]
     weights: list[str] = []
     pickled = False
-    for folder in dict.fromkeys(PurePosixPath(path).parent for path in candidates):
-        names = [path for path in candidates if PurePosixPath(path).parent == folder]
+    folders: dict[str, list[str]] = {}
+    for path in candidates:
+        folders.setdefault(path.rpartition("/")[0], []).append(path)
+    for names in folders.values():
         chosen = _matching(names, _CANONICAL_SAFETENSORS.match) or _matching(names, _SAFETENSORS.search)
         if not chosen:
             chosen = _matching(names, _PICKLED_WEIGHTS.match)

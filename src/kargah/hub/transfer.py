@@ -16,6 +16,7 @@ from kargah.hub.connection import Answer, ConnectionFailed, Connections
 from kargah.hub.endpoint import Endpoint
 from kargah.hub.failure import EndpointFailed, Stopped, TransferFailed, first_of
 from kargah.hub.job import TransferSettings
+from kargah.hub.limits import Limits
 from kargah.hub.part import Part
 from kargah.hub.plan import Plan, PlannedFile
 from kargah.hub.progress import Meter
@@ -24,6 +25,8 @@ from kargah.spec.lock import FileLock, LockHeld
 
 _CONTENT_RANGE = re.compile(r"^bytes (\d+)-(\d+)/(\d+|\*)$")
 _LOCK_POLL_SECONDS = 0.2
+QUICK_RETRIES = 2
+"""Attempts in a row without a new byte at an endpoint while another one has not been tried yet."""
 _MISSING = {"RepoNotFound": "REPO_NOT_FOUND", "RevisionNotFound": "REVISION_NOT_FOUND"}
 
 
@@ -48,6 +51,10 @@ class Endpoints:
         """Nobody asks the endpoint again before `seconds` have passed."""
         self._closed_until[endpoint.url] = max(self._closed_until.get(endpoint.url, 0.0), time.monotonic() + seconds)
 
+    def reopen(self) -> None:
+        """Ask again at once, whatever was said before."""
+        self._closed_until.clear()
+
     def seconds_until_open(self, endpoint: Endpoint) -> float:
         return max(0.0, self._closed_until.get(endpoint.url, 0.0) - time.monotonic())
 
@@ -63,6 +70,7 @@ class Transfer:
         meter: Meter,
         settings: TransferSettings,
         stop: threading.Event,
+        limits: Limits | None = None,
     ) -> None:
         self._plan = plan
         self._endpoints = endpoints
@@ -70,10 +78,15 @@ class Transfer:
         self._meter = meter
         self._settings = settings
         self._stop = stop
+        self._limits = limits or Limits(stop)
         self._connections = Connections(settings)
 
     def close(self) -> None:
         self._connections.close()
+
+    def interrupt(self) -> None:
+        """From another thread: what stands still ends, and is asked for again."""
+        self._connections.interrupt()
 
     def fetch(self, file: PlannedFile) -> None:
         """Bring a file's content among the blobs, unless it is there. Raises `TransferFailed` and `Stopped`."""
@@ -137,26 +150,35 @@ class Transfer:
         )
 
     def _fill(self, part: Part, file: PlannedFile, *, skip: int) -> None:
-        failures: list[EndpointFailed] = []
-        for endpoint in self._endpoints.in_order(skip=skip):
-            try:
-                self._fill_from(endpoint, part, file)
-                return
-            except EndpointFailed as failure:
-                self._connections.drop()
-                failures.append(failure)
-                if failure.code in ("HUB_UNREACHABLE", "HUB_RATE_LIMITED", "NOT_A_HUB"):
-                    self._endpoints.give_up(endpoint)
+        """Every endpoint in turn: with little patience as long as another one may be alive, then with all of it."""
+        order = self._endpoints.in_order(skip=skip)
+        rounds = [self._settings.idle_retries]
+        if len(order) > 1:
+            rounds.insert(0, min(QUICK_RETRIES, self._settings.idle_retries))
+        for num_retries in rounds:
+            failures: list[EndpointFailed] = []
+            for endpoint in order:
+                try:
+                    self._fill_from(endpoint, part, file, num_retries)
+                    return
+                except EndpointFailed as failure:
+                    self._connections.drop()
+                    failures.append(failure)
+                    if failure.code in ("HUB_UNREACHABLE", "HUB_RATE_LIMITED", "NOT_A_HUB"):
+                        self._endpoints.give_up(endpoint)
+            if not any(failure.code == "HUB_UNREACHABLE" for failure in failures):
+                break
         raise first_of(failures)
 
-    def _fill_from(self, endpoint: Endpoint, part: Part, file: PlannedFile) -> None:
+    def _fill_from(self, endpoint: Endpoint, part: Part, file: PlannedFile, num_retries: int) -> None:
         failed = limited = 0
         while part.length < file.size_bytes:
             self._wait(self._endpoints.seconds_until_open(endpoint))
             furthest = part.furthest
             problem: _Passing | None = None
             try:
-                self._ask(endpoint, part, file)
+                with self._limits.connection(endpoint.origin[1], self._connections.close):
+                    self._ask(endpoint, part, file)
             except ConnectionFailed as error:
                 problem = _Passing(str(error))
             except _Passing as error:
@@ -171,14 +193,16 @@ class Transfer:
                 limited += 1
             elif part.furthest == furthest:
                 failed += 1
-            self._give_up_or_wait(endpoint, failed, limited, problem)
+            self._give_up_or_wait(endpoint, failed, limited, problem, num_retries)
 
-    def _give_up_or_wait(self, endpoint: Endpoint, failed: int, limited: int, problem: "_Passing | None") -> None:
+    def _give_up_or_wait(
+        self, endpoint: Endpoint, failed: int, limited: int, problem: "_Passing | None", num_retries: int
+    ) -> None:
         settings = self._settings
         detail = f"{endpoint.url}: {problem or 'the answer ended early'}"
         if limited > settings.rate_limit_retries:
             raise EndpointFailed("HUB_RATE_LIMITED", detail, endpoint=endpoint.url)
-        if failed > settings.idle_retries:
+        if failed > num_retries:
             raise EndpointFailed(problem.code if problem else "HUB_UNREACHABLE", detail, endpoint=endpoint.url)
         if failed == limited == 0:
             # Bytes came before it broke: go on at once, but not in a tight loop.
@@ -210,15 +234,19 @@ class Transfer:
         if answer.status == 206:
             _check_range(answer, endpoint, file, part.length)
         else:
-            _check_length(answer, endpoint, file, file.size_bytes)
             if part.length:
-                # The server ignored the range.
+                # The server ignored the range, or says 200 for a part of the file: then the whole is asked for.
+                is_rest = answer.headers.get("content-length") == str(file.size_bytes - part.length)
                 part.restart()
-        while chunk := answer.read(self._settings.chunk_bytes):
-            if part.length + len(chunk) > file.size_bytes:
+                if is_rest:
+                    raise _Passing("the rest was sent as if it were the whole")
+            _check_length(answer, endpoint, file, file.size_bytes)
+        while num_bytes := answer.read_into(part.space(self._limits.read_bytes(self._settings.chunk_bytes))):
+            if part.length + num_bytes > file.size_bytes:
                 part.restart()
                 raise _refused(answer, endpoint, file, "sends more bytes than the file has")
-            part.append(chunk)
+            part.append(num_bytes)
+            self._limits.spend(num_bytes)
             if self._stop.is_set():
                 raise Stopped
 

@@ -1,8 +1,7 @@
-"""What a repository holds at a hub: its commit and its files, by the hub's own client with our retries around it.
+"""What a repository holds at a hub: its commit and its files, asked patiently, one endpoint after the other.
 
-The client is told its endpoint per call, follows no redirect by itself, sends the token to its origin alone and
-raises at once what it would otherwise wait for. It is a setting of the whole process (`set_client_factory`), so this
-belongs into the worker's process.
+Asked over the connections of downloads: the same proxies, TLS, redirects by hand, the token to its origin alone. An
+answer has an end, in bytes and in time. Refusals are read as the hub's own client reads them.
 """
 
 import os
@@ -12,35 +11,32 @@ os.environ["HF_HUB_DISABLE_XET"] = "1"
 os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"
 os.environ["HF_HUB_DISABLE_IMPLICIT_TOKEN"] = "1"
 
+import dataclasses
 import random
-import re
 import threading
+from collections.abc import Mapping
 from typing import Any, Protocol
 
 import httpx2
-from huggingface_hub import HfApi, set_client_factory
 from huggingface_hub.errors import (
     GatedRepoError,
     HfHubHTTPError,
     HFValidationError,
-    OfflineModeIsEnabled,
     RepositoryNotFoundError,
     RevisionNotFoundError,
 )
-from huggingface_hub.hf_api import RepoFile
 
-from kargah import __version__
-from kargah.hub.endpoint import Endpoint, is_private_address, is_private_host, origin_of
+from kargah.hub.asking import Asking, Passing
+from kargah.hub.endpoint import Endpoint
 from kargah.hub.failure import EndpointFailed, Stopped, first_of
 from kargah.hub.job import Job, TransferSettings
+from kargah.hub.listing import Listing, one_size_a_digest
 from kargah.hub.plan import Plan, PlannedFile, apply_pins
-from kargah.hub.retry import backoff_seconds, retry_after_seconds
-from kargah.hub.selection import check_paths, select
+from kargah.hub.retry import backoff_seconds
+from kargah.hub.selection import select
 
-USER_AGENT = f"kargah/{__version__}"
-
-_HEX = re.compile(r"^([0-9a-f]{40}|[0-9a-f]{64})$")
-_REDIRECTS = frozenset({301, 302, 303, 307, 308})
+_HASTY_RETRIES = 2
+_MAY_PASS = frozenset({"HUB_UNREACHABLE", "HUB_RATE_LIMITED"})
 
 
 class Waits(Protocol):
@@ -54,85 +50,36 @@ def resolve(job: Job, stop: threading.Event, waits: Waits) -> Plan:
 
     Raises `TransferFailed`, with the preferred endpoint's failure when none could, and `Stopped`.
     """
-    failures: list[EndpointFailed] = []
-    for endpoint in job.endpoints:
-        try:
-            return apply_pins(_resolve_at(endpoint, job, stop, waits), job)
-        except EndpointFailed as failure:
-            failures.append(failure)
-    raise first_of(failures)
-
-
-class _Transient(Exception):
-    """A failure that may pass: no connection, 5xx, 429."""
-
-    def __init__(self, detail: str, *, rate_limited: bool = False, retry_after: float | None = None) -> None:
-        super().__init__(detail)
-        self.rate_limited = rate_limited
-        self.retry_after = retry_after
-
-
-class _Client(httpx2.Client):
-    """The hub client's HTTP client, bound to one endpoint."""
-
-    def __init__(self, endpoint: Endpoint, settings: TransferSettings) -> None:
-        super().__init__(headers={"User-Agent": USER_AGENT})
-        self._endpoint = endpoint
-        self._settings = settings
-
-    def send(self, request: httpx2.Request, **options: Any) -> httpx2.Response:
-        options["follow_redirects"] = False
-        for _ in range(self._settings.max_redirects + 1):
-            response = self._send_one(request, options)
-            if response.status_code not in _REDIRECTS or response.next_request is None:
-                return response
-            request = response.next_request
-            self._check_redirect(str(request.url))
-        raise EndpointFailed("HUB_UNREACHABLE", "too many redirects", endpoint=self._endpoint.url)
-
-    def _send_one(self, request: httpx2.Request, options: dict[str, Any]) -> httpx2.Response:
-        request.headers.pop("Authorization", None)
-        if self._endpoint.token is not None and origin_of(str(request.url)) == self._endpoint.origin:
-            request.headers["Authorization"] = f"Bearer {self._endpoint.token}"
-        # The client passes no time-out for some calls.
-        request.extensions["timeout"] = httpx2.Timeout(
-            self._settings.metadata_timeout_seconds, connect=self._settings.connect_timeout_seconds
-        ).as_dict()
-        try:
-            response = super().send(request, **options)
-        except httpx2.TransportError as error:
-            raise _Transient(f"{request.url.host}: {type(error).__name__}: {error}") from error
-        status = response.status_code
-        if status == 429 or status >= 500 or status in (408, 425):
-            raise _Transient(
-                f"{request.url.host} answered {status}",
-                rate_limited=status == 429,
-                retry_after=retry_after_seconds(response.headers.get("Retry-After"), response.headers.get("RateLimit")),
-            )
-        return response
-
-    def _check_redirect(self, url: str) -> None:
-        if self._settings.allow_private_redirects or self._endpoint.is_private:
-            return
-        host = origin_of(url)[1]
-        if is_private_host(host) or is_private_address(host):
-            raise EndpointFailed(
-                "HUB_UNREACHABLE", f"a redirect to a private address was refused: {host}", endpoint=self._endpoint.url
-            )
-
-
-def _resolve_at(endpoint: Endpoint, job: Job, stop: threading.Event, waits: Waits) -> Plan:
-    """Ask one endpoint, again and again while its failures may pass."""
     settings = job.settings
-    set_client_factory(lambda: _Client(endpoint, settings))
-    api = HfApi(endpoint=endpoint.url, token=False)
+    hasty = dataclasses.replace(
+        settings,
+        idle_retries=min(_HASTY_RETRIES, settings.idle_retries),
+        rate_limit_retries=min(_HASTY_RETRIES, settings.rate_limit_retries),
+    )
+    # While another endpoint may answer at once, nobody is waited for long; when none did, all are, in a second round.
+    rounds = [hasty, settings] if len(job.endpoints) > 1 else [settings]
+    failures: dict[Endpoint, EndpointFailed] = {}
+    for patience in rounds:
+        for endpoint in job.endpoints:
+            if endpoint in failures and failures[endpoint].code not in _MAY_PASS:
+                continue
+            try:
+                return apply_pins(_resolve_at(endpoint, job, patience, stop, waits), job)
+            except EndpointFailed as failure:
+                failures[endpoint] = failure
+    raise first_of(list(failures.values()))
+
+
+def _resolve_at(endpoint: Endpoint, job: Job, settings: TransferSettings, stop: threading.Event, waits: Waits) -> Plan:
+    """Ask one endpoint, again and again while its failures may pass."""
     failed = limited = 0
     while True:
         if stop.is_set():
             raise Stopped
         try:
-            return _ask(api, endpoint, job)
-        except _Transient as error:
+            with Asking(endpoint, settings) as client:
+                return _ask(client, endpoint, job)
+        except Passing as error:
             if error.rate_limited:
                 limited += 1
             else:
@@ -148,17 +95,12 @@ def _resolve_at(endpoint: Endpoint, job: Job, stop: threading.Event, waits: Wait
                 raise Stopped from error
 
 
-def _ask(api: HfApi, endpoint: Endpoint, job: Job) -> Plan:
+def _ask(client: Asking, endpoint: Endpoint, job: Job) -> Plan:
     revision = job.pins.commit or job.revision
-    url = endpoint.url
     try:
-        info = api.repo_info(
-            job.repo_id, repo_type=job.kind, revision=revision, timeout=job.settings.metadata_timeout_seconds
-        )
-        commit = info.sha
-        if not isinstance(commit, str) or not _HEX.match(commit):
-            raise EndpointFailed("NOT_A_HUB", f"{url} names no commit", endpoint=url)
-        files = _list(api, job, commit)
+        listing = Listing(client, endpoint, job.kind, job.repo_id)
+        commit = listing.commit(revision)
+        return _plan(listing, listing.files(commit), endpoint, job, commit)
     except GatedRepoError as error:
         raise _failed("HUB_UNAUTHORIZED", endpoint, job, error) from error
     except RevisionNotFoundError as error:
@@ -177,60 +119,26 @@ def _ask(api: HfApi, endpoint: Endpoint, job: Job) -> Plan:
         raise _failed("NOT_A_HUB", endpoint, job, error) from error
     except HFValidationError as error:
         raise _failed("REPO_NOT_FOUND", endpoint, job, error) from error
-    except OfflineModeIsEnabled as error:
-        raise _failed("HUB_UNREACHABLE", endpoint, job, error) from error
-    except (ValueError, TypeError, KeyError, AttributeError) as error:
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
         # Not JSON, or JSON of another shape than a hub's.
         raise _failed("NOT_A_HUB", endpoint, job, error) from error
-    paths = [file.path for file in files]
-    check_paths(paths)
-    selection = select(job.kind, paths, job.patterns)
+
+
+def _plan(listing: Listing, files: Mapping[str, PlannedFile | None], endpoint: Endpoint, job: Job, commit: str) -> Plan:
+    selection = select(job.kind, list(files), job.patterns)
     # What the catalog fixes is wanted, whatever the kind's own choice says.
-    chosen = {*selection.paths, *job.pins.digests}
+    chosen = sorted({*selection.paths, *(path for path in job.pins.digests if path in files)})
+    wanted = tuple(files[path] or listing.measured(commit, path) for path in chosen)
+    one_size_a_digest(wanted)
     return Plan(
         repo_id=job.repo_id,
         kind=job.kind,
-        endpoint=url,
+        endpoint=endpoint.url,
         commit=commit,
-        files=tuple(sorted((file for file in files if file.path in chosen), key=lambda file: file.path)),
+        files=wanted,
         needs_conversion=selection.needs_conversion,
-        has_code=any(path.endswith(".py") for path in paths),
+        has_code=any(path.endswith(".py") for path in files),
     )
-
-
-def _list(api: HfApi, job: Job, commit: str) -> list[PlannedFile]:
-    """Every file of a commit. A small hub may know no tree: then the repository's own list of files is asked."""
-    try:
-        entries = api.list_repo_tree(job.repo_id, repo_type=job.kind, revision=commit, recursive=True)
-        return [
-            _planned(entry.path, entry.size, entry.lfs.sha256 if entry.lfs else None, entry.blob_id)
-            for entry in entries
-            if isinstance(entry, RepoFile)
-        ]
-    except HfHubHTTPError as error:
-        if error.response.status_code != 404 or error.response.headers.get("X-Error-Code") is not None:
-            raise
-    info = api.repo_info(
-        job.repo_id,
-        repo_type=job.kind,
-        revision=commit,
-        files_metadata=True,
-        timeout=job.settings.metadata_timeout_seconds,
-    )
-    return [
-        _planned(file.rfilename, file.size, file.lfs.sha256 if file.lfs else None, file.blob_id)
-        for file in getattr(info, "siblings", None) or []
-    ]
-
-
-def _planned(path: str, size: int | None, sha256: str | None, blob_id: str | None) -> PlannedFile:
-    digest = f"sha256:{sha256}" if sha256 is not None else f"git-sha1:{blob_id}"
-    algorithm, _, hexdigits = digest.partition(":")
-    if not re.fullmatch(r"[0-9a-f]{64}" if algorithm == "sha256" else r"[0-9a-f]{40}", hexdigits):
-        raise ValueError(f"{path} has no digest")
-    if not isinstance(size, int) or size < 0:
-        raise ValueError(f"{path} has no size")
-    return PlannedFile(str(path), size, digest)
 
 
 def _failed(code: str, endpoint: Endpoint, job: Job, error: Exception, **params: Any) -> EndpointFailed:

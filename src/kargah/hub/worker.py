@@ -11,6 +11,7 @@ object a line; the parent owns the terminal state, so a worker that ends without
 - `{"type": "stopped", "wish": "cancel" | "pause" | "eof", "bytesDownloaded"}`
 
 Standard input: a line `cancel` or `pause`, or its end (the server died), ends the worker within a second; parts stay.
+`retry` ends every wait and every read that stands still; `limit N` is the bytes per second from now on (0 is no limit).
 Exit codes: 0 done, 1 error, 3 stopped, 75 another worker holds the download.
 """
 
@@ -29,6 +30,7 @@ from kargah.hub.blobs import BlobStore, storage_failure
 from kargah.hub.failure import Stopped, TransferFailed
 from kargah.hub.fetching import fetch_all
 from kargah.hub.job import Job, TransferSettings, read_job
+from kargah.hub.limits import Bandwidth, HostSlots, Limits, StopSignal
 from kargah.hub.plan import Plan, PlannedFile, find_plan, write_plan
 from kargah.hub.progress import Meter, moment_in
 from kargah.hub.selection import needs_remote_code
@@ -39,6 +41,7 @@ from kargah.spec.lock import FileLock, LockHeld
 
 LOCK = "worker.lock"
 CONFIG = "config.json"
+SLOTS = "slots"
 
 EXIT_DONE = 0
 EXIT_FAILED = 1
@@ -64,7 +67,10 @@ class Worker:
     def __init__(self, job_file: Path) -> None:
         self._job_file = job_file
         self._folder = job_file.resolve().parent
-        self._stop = threading.Event()
+        self._stop = StopSignal()
+        self._bandwidth = Bandwidth(self._stop)
+        self._endpoints: Endpoints | None = None
+        self._transfers: list[Transfer] = []
         self._ended = threading.Event()
         self._wish: str | None = None
         self._code = EXIT_FAILED
@@ -95,10 +101,24 @@ class Worker:
     def _listen(self) -> None:
         wish = "eof"
         for line in sys.stdin:
-            if line.strip() in ("cancel", "pause"):
-                wish = line.strip()
+            word, _, number = line.strip().partition(" ")
+            if word in ("cancel", "pause"):
+                wish = word
                 break
+            if word == "retry":
+                self._retry()
+            elif word == "limit" and number.isdigit():
+                self._bandwidth.limit(int(number))
         self._end(wish)
+
+    def _retry(self) -> None:
+        """Ask now: nobody waits any longer, neither by himself nor for a server."""
+        if self._endpoints is not None:
+            self._endpoints.reopen()
+        if self._meter is not None and self._meter.hurried() == "stalled":
+            for transfer in list(self._transfers):
+                transfer.interrupt()
+        self._stop.hurry()
 
     def _end(self, wish: str) -> None:
         """A stop that was asked for; too late once the job ended by itself."""
@@ -122,6 +142,7 @@ class Worker:
 
     def _do(self) -> None:
         job = read_job(self._job_file)
+        self._bandwidth.begin(job.settings.bytes_per_second)
         self._say_phase("resolving")
         lock = FileLock(self._folder / LOCK)
         self._take(lock, job.settings)
@@ -196,11 +217,15 @@ class Worker:
 
     def _fetch(self, plan: Plan, job: Job, store: BlobStore, meter: Meter) -> None:
         """Fetch what is missing, the config first: it decides whether the weights are wanted at all."""
-        endpoints = Endpoints(job.endpoints)
+        endpoints = self._endpoints = Endpoints(job.endpoints)
+        slots = HostSlots(job.blobs / SLOTS, job.settings.connections_per_host, self._stop, waiting=meter.touch)
+        limits = Limits(self._stop, self._bandwidth, slots)
         threading.Thread(target=self._report, args=(job.settings,), daemon=True).start()
 
         def new_transfer() -> Transfer:
-            return Transfer(plan, endpoints, store, meter, job.settings, self._stop)
+            transfer = Transfer(plan, endpoints, store, meter, job.settings, self._stop, limits)
+            self._transfers.append(transfer)
+            return transfer
 
         waiting = sorted(plan.contents, key=lambda file: -file.size_bytes)
         config = next((file for file in plan.files if file.path == CONFIG), None)
