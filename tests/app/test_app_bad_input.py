@@ -15,11 +15,14 @@ GOOD: dict[str, Any] = {
     "/api/models/download/start": {"modelId": "nobody/approved-this"},
     "/api/models/download/pause": {"modelId": "nobody/approved-this"},
     "/api/models/download/resume": {"modelId": "nobody/approved-this"},
-    "/api/models/download/cancel": {"modelId": "nobody/approved-this"},
+    "/api/models/download/retry": {"modelId": "nobody/approved-this"},
+    "/api/models/download/cancel": {"modelId": "nobody/approved-this", "discard": True},
     "/api/datasets/download/start": {"datasetId": "nobody/approved-this"},
     "/api/datasets/download/pause": {"datasetId": "nobody/approved-this"},
     "/api/datasets/download/resume": {"datasetId": "nobody/approved-this"},
-    "/api/datasets/download/cancel": {"datasetId": "nobody/approved-this"},
+    "/api/datasets/download/retry": {"datasetId": "nobody/approved-this"},
+    "/api/datasets/download/cancel": {"datasetId": "nobody/approved-this", "discard": True},
+    "/api/hub/endpoints/test": {"url": "http://nobody.approved.invalid"},
     # The base model is none that is approved, so that nothing of the right form can start either.
     "/api/training/start": {
         "baseModel": {"id": "nobody/approved-this"},

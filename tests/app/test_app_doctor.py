@@ -25,13 +25,14 @@ from kargah import __version__
 from kargah.app.doctor.devices import examine_device, facts_of
 from kargah.app.doctor.disk import QUICK, examine_disk
 from kargah.app.doctor.findings import Finding
-from kargah.app.doctor.hubs import examine_endpoint, examine_hubs
+from kargah.app.doctor.hubs import examine_hubs, hub_facts
 from kargah.app.doctor.programs import run_program
 from kargah.app.doctor.report import Veil, as_text
 from kargah.app.doctor.sharing import examine_sharing
 from kargah.app.doctor.system import cgroup_memory
 from kargah.ground.settings import Settings
 from kargah.hub.endpoint import Endpoint
+from kargah.hub.reachability import try_endpoint
 
 SECRET = "hf_" + "Q7" * 12
 USER, HOST = "shirinfarhad", "bisotun-station"
@@ -373,12 +374,12 @@ def own_hub(tmp_path: Path) -> Iterator[str]:
 
 
 def test_our_own_hub_is_a_hub_and_its_speed_is_measured(own_hub: str, model_hub: str) -> None:
-    facts = examine_endpoint(Endpoint(own_hub), ["lab/absent"])
+    facts = hub_facts(try_endpoint(Endpoint(own_hub), ["lab/absent"]))
     assert (facts["isHub"], facts["failedStep"], facts["status"], facts["usesProxy"]) == (True, None, 200, False)
     assert facts["downloadedBytes"] == 1_000_000
     assert facts["bytesPerSecond"] > 0
     assert facts["unmeasured"] == {"tlsSeconds": "plain HTTP"}
-    small = examine_endpoint(Endpoint(model_hub), [BERT])
+    small = hub_facts(try_endpoint(Endpoint(model_hub), [BERT]))
     assert small["isHub"]
     assert (small["bytesPerSecond"] is None) == ("bytesPerSecond" in small["unmeasured"])
 
@@ -432,7 +433,7 @@ def test_a_certificate_that_nobody_trusts_is_a_tls_failure(tmp_path: Path) -> No
     context.load_cert_chain(certificate, key)
     with socket.create_server(("127.0.0.1", 0)) as server:
         threading.Thread(target=_shake_hands, args=(server, context), daemon=True).start()
-        facts = examine_endpoint(Endpoint(f"https://localhost:{server.getsockname()[1]}"), [])
+        facts = hub_facts(try_endpoint(Endpoint(f"https://localhost:{server.getsockname()[1]}"), []))
     assert facts["failedStep"] == "tls"
     assert "certificate" in facts["reason"]
 
@@ -462,7 +463,7 @@ def test_a_proxy_stands_in_between_and_keeps_its_secrets(monkeypatch: pytest.Mon
     assert USER not in repr(found)
     assert SECRET not in repr(found)
     monkeypatch.setenv("http_proxy", "socks5://127.0.0.1:9")
-    assert examine_endpoint(Endpoint(NOBODY), [])["failedStep"] == "proxy"
+    assert try_endpoint(Endpoint(NOBODY), []).failed_step == "proxy"
 
 
 # The report

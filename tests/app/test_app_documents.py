@@ -26,6 +26,8 @@ PATHS = {
     ("get", "/api/datasets/{dataset_id}"),
     ("get", "/api/datasets/{dataset_id}/rows"),
     ("post", "/api/datasets/upload"),
+    ("post", "/api/models/import"),
+    ("post", "/api/datasets/import"),
     *(
         (method, f"/api/{kind}/download/{step}")
         for kind in ("models", "datasets")
@@ -33,10 +35,12 @@ PATHS = {
             ("post", "start"),
             ("post", "pause"),
             ("post", "resume"),
+            ("post", "retry"),
             ("post", "cancel"),
             ("get", "progress"),
         )
     ),
+    ("get", "/api/downloads"),
     ("post", "/api/training/start"),
     ("post", "/api/training/pause/{run_id}"),
     ("post", "/api/training/resume/{run_id}"),
@@ -44,6 +48,8 @@ PATHS = {
     ("get", "/api/training/status/{run_id}"),
     ("get", "/api/training/stream/{run_id}"),
     ("get", "/api/training/assets"),
+    ("get", "/api/hub/endpoints"),
+    ("post", "/api/hub/endpoints/test"),
     ("get", "/api/events"),
     ("get", "/api/analysis/training/jobs"),
     ("get", "/api/analysis/training/status/{run_id}"),
@@ -128,7 +134,8 @@ def test_every_error_code_is_documented_somewhere(document: dict[str, Any]) -> N
 
 
 def _ends_an_upload(cls: type[KargahError]) -> bool:
-    return cls.__module__ == "kargah.datasets.errors" and cls.__name__ not in ("DatasetDamaged",)
+    ends = {"kargah.datasets.errors", "kargah.hub.import_errors"}
+    return cls.__module__ in ends and cls.__name__ not in ("DatasetDamaged",)
 
 
 def test_every_schema_that_is_named_is_there(document: dict[str, Any]) -> None:

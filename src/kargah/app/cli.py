@@ -16,7 +16,10 @@ try:
         demo,
         doctor,
         download,
+        downloads,
         explain,
+        hub,
+        import_,
         logs,
         runs,
         serve,
@@ -41,7 +44,10 @@ app.command("demo", help=say("help.demo"))(demo.demo)
 app.command("doctor", help=say("help.doctor"))(doctor.doctor)
 app.command("status", help=say("help.status"))(status.status)
 app.add_typer(catalog.app, name="catalog")
+app.add_typer(hub.app, name="hub")
 app.command("download", help=say("help.download"))(download.download)
+app.add_typer(downloads.app, name="downloads")
+app.command("import", help=say("help.import"))(import_.import_)
 app.add_typer(assets.app, name="assets")
 app.add_typer(data.app, name="data")
 app.command("train", help=say("help.train"))(train.train)

@@ -18,6 +18,7 @@ from kargah.ground.home import Home
 from kargah.ground.migrate import migrate
 from kargah.ground.settings import Settings
 from kargah.hub.downloads import Downloads
+from kargah.hub.importing import Imports
 from kargah.hub.job import TransferSettings
 from kargah.runs.executor import LocalExecutor
 from kargah.runs.ingest import delete_checkpoint
@@ -43,6 +44,7 @@ class Platform:
         self.downloads = Downloads(
             self.database, self.registry, self.transfers, self.catalog, self.home, settings, transfer_settings
         )
+        self.imports = Imports(self.registry, self.transfers, settings.max_import_bytes)
         self.importer = Importer(self.registry, self.transfers)
         executor = LocalExecutor()
         slots = settings.local_runs or executor.slots()
@@ -50,6 +52,8 @@ class Platform:
         self.runs = Runs(self.database, self.events, self.registry, self.supervisor, has_gpu=executor.has_gpu())
         self.registry.on_remove("checkpoint", delete_checkpoint)
         self.downloads.on_dataset(self._dataset_arrived)
+        self.imports.on_dataset(self._dataset_arrived)
+        self.downloads.on_upload(self.importer.cancel)
 
     def open(self) -> None:
         """Bring in what is built in, take up what was under way, begin to supervise."""
@@ -57,6 +61,7 @@ class Platform:
         load_builtin(self.registry)
         load_builtin_models(self.registry)
         self.importer.start()
+        self.imports.start()
         self.downloads.resume_all()
         self.supervisor.start()
 
@@ -64,6 +69,7 @@ class Platform:
         """End the threads. Training programs go on; downloads and imports go on with the next server."""
         self.downloads.stop()
         self.importer.stop()
+        self.imports.stop()
         self.supervisor.stop()
         self.database.close()
         self.home.release()

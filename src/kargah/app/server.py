@@ -25,6 +25,7 @@ from kargah.ground.web.envelope import Failure
 from kargah.ground.web.guard import Guard, GuardSettings, is_loopback
 from kargah.ground.web.handlers import install_handlers
 from kargah.ground.web.sse import Drain
+from kargah.hub import endpoint_routes, import_routes
 from kargah.hub import routes as hub_routes
 from kargah.runs import routes as run_routes
 
@@ -44,6 +45,7 @@ class Application:
             token=token.get_secret_value() if token else None,
             cors_origins=platform.settings.cors_origins,
             max_upload_bytes=platform.settings.max_upload_bytes,
+            max_import_bytes=platform.settings.max_import_bytes,
         )
         self.api = self._build()
         # Around the whole application, so that an unexpected error's answer carries the strict headers too.
@@ -79,6 +81,8 @@ class Application:
         install_handlers(api)
         api.include_router(health.build_router(platform))
         api.include_router(hub_routes.build_router(platform.downloads))
+        api.include_router(endpoint_routes.build_router(platform.settings, platform.catalog))
+        api.include_router(import_routes.build_router(platform.imports, platform.home))
         api.include_router(approval_routes.build_router(platform.approvals))
         api.include_router(asset_routes.build_router(platform.registry, platform.transfers, self.drain))
         api.include_router(

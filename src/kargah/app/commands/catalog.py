@@ -1,6 +1,7 @@
 """`kargah catalog`: what is approved, whether it still holds, and requests for what is not approved yet."""
 
 import re
+from dataclasses import replace
 from typing import Annotated, Any, Literal
 
 import typer
@@ -25,6 +26,8 @@ from kargah.app.commands.listing import every
 from kargah.assets.catalog import site_file_schema
 from kargah.ground.settings import load_settings
 from kargah.hub.catalog_draft import Facts, draft
+from kargah.hub.endpoint import configured_endpoints
+from kargah.hub.repo_info import PATIENCE
 from kargah.text.messages import translate
 
 REQUESTS = "/api/catalog/requests"
@@ -187,7 +190,10 @@ def _show_requests(asked: list[dict[str, Any]]) -> None:
 
 def _print_drafts(asked: list[dict[str, Any]]) -> None:
     settings = load_settings()
-    facts = Facts([] if settings.offline else catalog_check.endpoints_of(settings))
+    facts = Facts(
+        [] if settings.offline else configured_endpoints(settings),
+        replace(PATIENCE, allow_private_redirects=settings.allow_private_redirects),
+    )
     try:
         for number, one in enumerate(asked):
             note = _told("toml.asked", date=one["createdAt"][:10], num=one["numAsked"], requestId=one["requestId"])

@@ -3,6 +3,7 @@
 import threading
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -27,7 +28,8 @@ from kargah.assets.catalog_rules import examine_rules, sentence
 from kargah.ground.errors import KargahError
 from kargah.ground.settings import Settings, load_settings
 from kargah.hub.catalog_check import EntryReport, check_entries
-from kargah.hub.endpoint import Endpoint
+from kargah.hub.endpoint import configured_endpoints
+from kargah.hub.repo_info import PATIENCE
 from kargah.text.messages import translate
 
 
@@ -52,7 +54,7 @@ def check(
             _refuse_unknown(only, entries, problems)
             entries = [entry for entry in entries if {entry.id, entry.huggingface_id} & set(only)]
             problems = [problem for problem in problems if problem.entry in ("-", *only, *(e.id for e in entries))]
-        reports = [] if settings.offline else _asked(entries, endpoints_of(settings), quiet=as_json)
+        reports = [] if settings.offline else _asked(entries, settings, quiet=as_json)
     except KargahError as error:
         fail(f"{error.message(language())} [{error.code}]", EXIT_FAILED)
     except KeyboardInterrupt:
@@ -70,12 +72,6 @@ def check(
         raise typer.Exit(EXIT_UNREACHABLE)
 
 
-def endpoints_of(settings: Settings) -> list[Endpoint]:
-    """The hubs of an installation in their order; the token is the first one's alone."""
-    token = settings.hub_token.get_secret_value() if settings.hub_token else None
-    return [Endpoint(url, token if number == 0 else None) for number, url in enumerate(settings.hub_endpoint)]
-
-
 def _origin(reading: Reading, entry: Entry) -> str:
     return reading.origins[entry.kind, entry.id]
 
@@ -87,8 +83,10 @@ def _refuse_unknown(only: Sequence[str], entries: Sequence[Entry], problems: Seq
             raise typer.BadParameter(_told("notInCatalog", id=any_id), param_hint="--only")
 
 
-def _asked(entries: Sequence[Entry], endpoints: Sequence[Endpoint], *, quiet: bool) -> list[EntryReport]:
+def _asked(entries: Sequence[Entry], settings: Settings, *, quiet: bool) -> list[EntryReport]:
     """Every report, in the order of the catalog and of the endpoints."""
+    endpoints = configured_endpoints(settings)
+    patience = replace(PATIENCE, allow_private_redirects=settings.allow_private_redirects)
     num_questions = sum(entry.source != "builtin" for entry in entries) * len(endpoints)
     closed_until: dict[str, float] = {}
 
@@ -101,7 +99,7 @@ def _asked(entries: Sequence[Entry], endpoints: Sequence[Endpoint], *, quiet: bo
     reports = []
     with progress_bar(TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn()) as bar:
         task = bar.add_task(_told("asking"), total=num_questions)
-        for report in check_entries(entries, endpoints, threading.Event(), waits=waiting):
+        for report in check_entries(entries, endpoints, threading.Event(), settings=patience, waits=waiting):
             reports.append(report)
             bar.advance(task)
     order = {(entry.kind, entry.id): number for number, entry in enumerate(entries)}

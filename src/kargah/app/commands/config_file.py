@@ -105,13 +105,19 @@ def _plain(value: Any) -> Any:
         return value.get_secret_value()
     if isinstance(value, tuple):
         return list(value)
+    if isinstance(value, dict):
+        return {name: _plain(one) for name, one in value.items()}
     return str(value.expanduser().absolute()) if isinstance(value, Path) else value
 
 
 def is_secret(name: str) -> bool:
     """Whether a setting is one that is never shown."""
     field = Settings.model_fields.get(name)
-    return field is not None and SecretStr in getattr(field.annotation, "__args__", (field.annotation,))
+    return field is not None and _names_secret(field.annotation)
+
+
+def _names_secret(annotation: Any) -> bool:
+    return annotation is SecretStr or any(_names_secret(inner) for inner in getattr(annotation, "__args__", ()))
 
 
 def _holds_secret(name: str, value: Any) -> bool:

@@ -15,7 +15,6 @@ from dataclasses import asdict
 from importlib.metadata import PackageNotFoundError, version
 from typing import Annotated
 
-import httpx
 import psutil
 import typer
 
@@ -30,6 +29,7 @@ from kargah.assets.catalog import load_catalog
 from kargah.client import ApiError, Client, ServerUnreachable
 from kargah.ground.errors import CannotStart
 from kargah.ground.settings import Settings, load_settings
+from kargah.hub.reachability import try_configured
 from kargah.runs.executor import NEEDED
 from kargah.text.messages import translate
 from kargah.text.sizes import human_size
@@ -186,13 +186,9 @@ def _health(settings: Settings) -> Health:
 def _hubs(settings: Settings) -> list[Finding]:
     if settings.offline:
         return [Finding("hub", "ok", _say("hub.offline"))]
-    findings = []
-    for url in settings.hub_endpoint:
-        try:
-            answer = httpx.get(f"{url}/api/models", params={"limit": 1}, timeout=5.0, follow_redirects=True)
-            good = answer.status_code < 400 and "json" in answer.headers.get("content-type", "")
-            problem = "" if good else f"HTTP {answer.status_code}"
-        except httpx.HTTPError as error:
-            good, problem = False, f"{type(error).__name__}: {error}"
-        findings.append(Finding("hub", "ok" if good else "warning", f"{url} {problem}".strip()))
-    return findings
+    return [
+        Finding(
+            "hub", "ok" if reached.is_usable else "warning", f"{reached.endpoint.url}: {reached.message(language())}"
+        )
+        for reached in try_configured(settings, [], with_speed=False)
+    ]

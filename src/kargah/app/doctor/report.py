@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from kargah.ground.settings import Settings
+from kargah.ground.settings import SECRET_VARIABLES, Settings
 from kargah.hub.endpoint import origin_of
 from kargah.text.sizes import human_size
 
@@ -25,7 +25,6 @@ _OWN_WORDS = frozenset(
     {"kargah", "root", "localhost", "linux", "darwin", "python", "torch", "cpu", "cuda", "hub", "doctor"}
 )
 """A user or a host of such a name is not told by it, and the report is full of them."""
-_SECRETS = ("KARGAH_TOKEN", "KARGAH_HUB_TOKEN", "HF_TOKEN", "HUGGING_FACE_HUB_TOKEN")
 _CAMEL = re.compile(r"(?<=[a-z0-9])(?=[A-Z])")
 _TOKEN_SHAPE = re.compile(r"\bhf_[A-Za-z0-9]{8,}\b")
 _URL_CREDENTIALS = re.compile(r"(?<=://)[^/\s@]+@")
@@ -138,12 +137,12 @@ def _line(label: str, text: str) -> str:
 
 def _secrets(settings: Settings | None) -> Iterator[tuple[str, str]]:
     """Patterns and what stands in their place; longer names before those that they hold."""
-    tokens = {os.environ.get(name, "") for name in _SECRETS}
+    tokens = {os.environ.get(name, "") for name in SECRET_VARIABLES}
     machine = {socket.gethostname(), os.environ.get("HOSTNAME", "")}
     hosts = machine | {name.partition(".")[0] for name in machine}
     paths = [(Path.home(), "~"), (Path(sys.prefix), "<python>"), (Path(tempfile.gettempdir()), "<temporary>")]
     if settings is not None:
-        tokens |= {token.get_secret_value() for token in (settings.token, settings.hub_token) if token is not None}
+        tokens |= settings.secrets
         hosts |= {origin_of(url)[1] for url in (*settings.hub_endpoint, settings.url)}
         paths.append((settings.home, "<KARGAH_HOME>"))
     for token in tokens:

@@ -43,8 +43,10 @@ class GuardSettings:
     token: str | None = None
     cors_origins: tuple[str, ...] = ()
     max_upload_bytes: int = 2_000_000_000
+    max_import_bytes: int = 100_000_000_000
     open_paths: frozenset[str] = frozenset({"/api/health"})
     upload_paths: frozenset[str] = frozenset({"/api/datasets/upload"})
+    import_paths: frozenset[str] = frozenset({"/api/models/import", "/api/datasets/import"})
     draining: bool = field(default=False)
 
 
@@ -130,12 +132,15 @@ class Guard:
         has_body = (length is not None and length != "0") or "transfer-encoding" in request.headers
         if request.method not in ("POST", "PUT", "PATCH", "DELETE") or not has_body:
             return receive
-        is_upload = request.url.path in self._settings.upload_paths
+        is_import = request.url.path in self._settings.import_paths
+        is_upload = is_import or request.url.path in self._settings.upload_paths
         kind = request.headers.get("content-type", "").split(";")[0].strip().lower()
         if kind != ("multipart/form-data" if is_upload else "application/json"):
             wanted = "multipart/form-data" if is_upload else "application/json"
             raise ValidationFailed(("Content-Type", "problem.contentType", {"expected": wanted}))
-        limit = self._settings.max_upload_bytes if is_upload else MAX_JSON_BYTES
+        limit = MAX_JSON_BYTES
+        if is_upload:
+            limit = self._settings.max_import_bytes if is_import else self._settings.max_upload_bytes
         if length is not None and length.isdigit() and int(length) > limit:
             raise TooLarge(limit=limit)
         return _limited(receive, limit)
