@@ -8,7 +8,7 @@ from typing import Any, Self
 
 from kargah.client import routes
 from kargah.client.connection import Connection, given
-from kargah.client.holdings import Assets, Catalog, Datasets, Models
+from kargah.client.holdings import Assets, Catalog, Datasets, Hub, Models
 from kargah.client.records import Health
 from kargah.client.run_records import Event
 from kargah.client.streams import follow, follow_as, never, run_ended, transfer_ended
@@ -43,6 +43,7 @@ class Client:
             patience_seconds,
         )
         self.assets = Assets(self._connection)
+        self.hub = Hub(self._connection)
         self.catalog = Catalog(self._connection)
         self.models = Models(self._connection, self.assets)
         self.datasets = Datasets(self._connection, self.assets)

@@ -15,11 +15,13 @@ from kargah.client.records import (
     Asset,
     AssetSummary,
     Cell,
+    ConfiguredEndpoint,
     Dataset,
     DownloadStarted,
     DownloadState,
     Freed,
     Rows,
+    TestedEndpoint,
     TransferProgress,
     UploadStarted,
     Withdrawn,
@@ -29,6 +31,7 @@ from kargah.client.streams import follow_as, transfer_ended
 Kind = Literal["model", "dataset", "checkpoint"]
 FilePath = str | os.PathLike[str]
 AssetList = list[Asset]
+TransferList = list[TransferProgress]
 
 PAGE_SIZE = 200
 # The server has the last bytes of an upload on its disk before it answers.
@@ -70,6 +73,22 @@ class Catalog:
         return self._connection.data(routes.WITHDRAW_REQUEST, Withdrawn, request_id=request_id)
 
 
+class Hub:
+    """`client.hub`: the hub endpoints of the server's settings."""
+
+    def __init__(self, connection: Connection) -> None:
+        self._connection = connection
+
+    def endpoints(self) -> list[ConfiguredEndpoint]:
+        """The endpoints in the order they are tried."""
+        return self._connection.data(routes.HUB_ENDPOINTS, list[ConfiguredEndpoint])
+
+    def test(self, url: str | None = None) -> list[TestedEndpoint]:
+        """Test every endpoint, or the one at `url`: which step fails, latency, speed. Raises `Conflict` (`OFFLINE`)."""
+        body = {} if url is None else {"url": url}
+        return self._connection.data(routes.TEST_HUB_ENDPOINTS, list[TestedEndpoint], body=body)
+
+
 class Assets:
     """`client.assets`: everything held, models, data sets and checkpoints together."""
 
@@ -88,6 +107,10 @@ class Assets:
         """All of it, counted."""
         answer = self._connection.answer("GET", routes.ASSETS.at(), params={"limit": 1})
         return self._connection.parsed(AssetSummary, answer.get("summary"))
+
+    def on_the_way(self) -> TransferList:
+        """Downloads and uploads that are on their way or did not arrive, oldest first."""
+        return self._connection.data(routes.DOWNLOADS, TransferList)
 
     def delete(self, asset_id: str, kind: Kind | None = None) -> Freed:
         """Delete an asset and give its space back; `kind` decides where one id names two. Raises `Conflict` (`IN_USE`)
@@ -110,6 +133,21 @@ class Downloads:
         """Begin to bring an approved one here, by its id in the catalog or on the hub; `fetch` also waits for it."""
         return self._connection.data(self._routes.start, DownloadStarted, body=self._body(asset_id))
 
+    def bring(self, archive: FilePath, asset_id: str | None = None) -> DownloadStarted:
+        """Import an approved one from an archive (zip, tar, tar.gz, tar.zst) without a network, read from the disk as
+        it is sent; then `wait` for it. `asset_id` is needed where the archive does not tell what it is. Raises
+        `OSError`, `Refused`, `Conflict`, `ServerFailed` (`DISK_FULL`), `AnswerLost`."""
+        form = {} if asset_id is None else self._body(asset_id)
+        with open(archive, "rb") as opened:
+            answer = self._connection.answer(
+                "POST",
+                self._routes.bring.at(),
+                data=form,
+                files=[("file", (Path(archive).name, opened))],
+                timeout=self._connection.timeout(UPLOAD_ANSWER_SECONDS),
+            )
+        return self._connection.parsed(DownloadStarted, answer["data"])
+
     def progress(self, asset_id: str, after: str | None = None) -> Generator[TransferProgress, None, None]:
         """Events of the newest download or upload, up to `done` or `error`. Closing it stops only the watching."""
         query, path = self._body(asset_id), self._routes.progress.at()
@@ -123,9 +161,15 @@ class Downloads:
         """Go on with a paused download."""
         return self._connection.data(self._routes.resume, DownloadState, body=self._body(asset_id))
 
-    def cancel(self, asset_id: str) -> DownloadState:
-        """End a download; its bytes stay for a later try. Raises `Conflict` (`INVALID_STATE`) when it has ended."""
-        return self._connection.data(self._routes.cancel, DownloadState, body=self._body(asset_id))
+    def retry(self, asset_id: str) -> DownloadState:
+        """Ask the hub now instead of waiting; begin one again that ended in an error, with the bytes it has."""
+        return self._connection.data(self._routes.retry, DownloadState, body=self._body(asset_id))
+
+    def cancel(self, asset_id: str, *, discard: bool = False) -> DownloadState:
+        """End a download, or an upload; its bytes stay for a later try unless `discard`. Raises `Conflict`
+        (`INVALID_STATE`) when it has ended, but `discard` then throws away what an ended one left."""
+        body = {**self._body(asset_id), **({"discard": True} if discard else {})}
+        return self._connection.data(self._routes.cancel, DownloadState, body=body)
 
     def delete(self, asset_id: str) -> Freed:
         """Delete it and give its space back. Raises `Conflict` (`IN_USE`)."""

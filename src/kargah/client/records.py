@@ -34,9 +34,36 @@ class Health(Record):
     compute_installed: bool
 
 
+class ConfiguredEndpoint(Record):
+    """A hub endpoint of the server's settings; `number` counts from 1 in the order they are tried."""
+
+    number: int
+    url: str
+    has_token: bool
+    is_default: bool
+
+
+class TestedEndpoint(ConfiguredEndpoint):
+    """An endpoint after its test. `failed_step` is `proxy`, `dns`, `tcp`, `tls`, `http` or `hub`, or None.
+
+    `latency_ms` is of a call of the API, `bytes_per_second` of a small file.
+    """
+
+    __test__ = False
+
+    ok: bool
+    failed_step: str | None
+    reason: str | None
+    message: str
+    uses_proxy: bool | None
+    latency_ms: float | None
+    bytes_per_second: int | None
+
+
 class Asset(Record):
     """A model, a data set or a checkpoint. `status` is `available` (approved, not here), `downloading`, `ready` or
-    `error` (then `error` is the code). A checkpoint has `run_id`, `step`, `epoch`, `metrics`, `best`, `last`."""
+    `error` (then `error` is the code). A checkpoint has `run_id`, `step`, `epoch`, `metrics`, `best`, `last`. What was
+    imported has `imported_from` and `verified` (`pinned`, `manifest`, `hub`, `unproved`)."""
 
     id: str
     name: str
@@ -63,6 +90,8 @@ class Asset(Record):
     best: bool | None = None
     last: bool | None = None
     created_at: AwareDatetime | None = None
+    imported_from: str | None = None
+    verified: str | None = None
 
 
 class AssetSummary(Record):
@@ -118,13 +147,21 @@ class DownloadStarted(Record):
 
 
 class DownloadState(Record):
-    """A download after pause, resume or cancel."""
+    """A download after pause, resume, retry or cancel. `freed_bytes` is None when its bytes stay."""
 
     model_id: str | None = None
     dataset_id: str | None = None
     status: str
     phase: str
     download_id: str
+    started: bool = False
+    freed_bytes: int | None = None
+
+
+class QueuePlace(Record):
+    """Where a download stands that waits for its turn; 1 is the next."""
+
+    position: int
 
 
 class UploadStarted(Record):
@@ -141,6 +178,8 @@ class TransferProgress(Record):
     `progress` is 0 to 100 and never falls; `speed` is bytes per second. An error has `error` (the code) and `message`.
     """
 
+    kind: str | None = None
+    id: str | None = None
     model_id: str | None = None
     dataset_id: str | None = None
     download_id: str
@@ -154,6 +193,7 @@ class TransferProgress(Record):
     file: str | None = None
     resumed_bytes: int = 0
     until: AwareDatetime | None = None
+    queue: QueuePlace | None = None
     error: str | None = None
     message: str | None = None
     details: Any | None = None

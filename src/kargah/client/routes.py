@@ -33,7 +33,9 @@ class DownloadRoutes:
     progress: Route
     pause: Route
     resume: Route
+    retry: Route
     cancel: Route
+    bring: Route
 
 
 def _downloads(kind: Literal["models", "datasets"]) -> DownloadRoutes:
@@ -43,7 +45,9 @@ def _downloads(kind: Literal["models", "datasets"]) -> DownloadRoutes:
         progress=Route("GET", f"{path}/progress"),
         pause=Route("POST", f"{path}/pause", repeatable=True),
         resume=Route("POST", f"{path}/resume"),
+        retry=Route("POST", f"{path}/retry"),
         cancel=Route("POST", f"{path}/cancel", repeatable=True),
+        bring=Route("POST", f"/api/{kind}/import"),
     )
 
 
@@ -60,8 +64,12 @@ WITHDRAW_REQUEST = Route("DELETE", "/api/catalog/requests/{request_id}")
 ASSETS = Route("GET", "/api/assets")
 DELETE_ASSET = Route("DELETE", "/api/assets/{asset_id}")
 
+DOWNLOADS = Route("GET", "/api/downloads")
 MODEL_DOWNLOADS = _downloads("models")
 DATASET_DOWNLOADS = _downloads("datasets")
+
+HUB_ENDPOINTS = Route("GET", "/api/hub/endpoints")
+TEST_HUB_ENDPOINTS = Route("POST", "/api/hub/endpoints/test", repeatable=True)
 
 UPLOAD = Route("POST", "/api/datasets/upload")
 DATASETS = Route("GET", "/api/datasets")
