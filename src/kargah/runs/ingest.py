@@ -101,11 +101,10 @@ class Ingest:
         self._tell(session, run, "evaluation", record)
 
     def _log(self, session: Session, run: RunRow, attempt: AttemptRow, record: Record) -> None:
-        key, details, at = record.get("key"), record.get("details"), parse_rfc3339(record["at"])
-        if key is not None:
-            details = _details(record)
+        key, at = record.get("key"), parse_rfc3339(record["at"])
+        details = record.get("details") if key is None else _details(record)
         if key == FAILED_LINE:
-            details = {"id": run.base_model, **details}
+            details = {"id": run.base_model, **_details(record)}
         self._write_line(session, run, attempt, record["level"], record["message"], key, details, at)
 
     def _write_line(
