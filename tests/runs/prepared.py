@@ -2,10 +2,11 @@
 
 import os
 import signal
+import time
 from dataclasses import dataclass
 from typing import Any
 
-from living import BERT, Living, Told
+from living import BERT, PATIENCE_SECONDS, Living, Told
 
 from kargah.spec.layout import RunDir
 
@@ -45,6 +46,13 @@ class Prepared:
     def until_step(self, run_id: str, step: int) -> None:
         """Until a run's program lives and has logged this step."""
         self.live.follow(self.stream(run_id), lambda data: (data.get("step") or 0) >= step)
+
+    def until_attempt(self, run_id: str, number: int) -> None:
+        """Until this attempt was begun; its first event may have passed before anyone listens."""
+        until = time.monotonic() + PATIENCE_SECONDS
+        while self.status(run_id)["attempt"]["number"] < number:
+            assert time.monotonic() < until
+            time.sleep(0.05)
 
     def freeze(self, run_id: str) -> int:
         """Stop a run's program where it is, so that it cannot end meanwhile. Returns its process id."""

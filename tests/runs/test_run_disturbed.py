@@ -55,7 +55,7 @@ def battered(prepared: Prepared, finished: Finished) -> Battered:
     assert prepared.freeze(run_id) == pids[0]
     os.kill(pids[0], signal.SIGKILL)
     reached = prepared.status(run_id)["step"]
-    live.follow(prepared.stream(run_id), lambda data: data["type"] == "log" and "ادامه می‌یابد" in data["message"])
+    prepared.until_attempt(run_id, 2)
     prepared.until_step(run_id, reached + 20)
 
     # Both die.

@@ -90,4 +90,5 @@ def _shown(value: Any, language: Language, spec: str) -> str:
         return f"{FSI}{persian}{PDI}" if value < 0 else persian
     if isinstance(value, list | tuple):
         return ("، " if language == "fa" else ", ").join(_shown(part, language, spec) for part in value)
-    return f"{FSI}{value}{PDI}" if language == "fa" else str(value)
+    # Nothing needs no isolation.
+    return f"{FSI}{value}{PDI}" if language == "fa" and str(value) else str(value)
