@@ -5,7 +5,6 @@ by that. The server reads these files once, at its start, which is when `settle`
 time, also when the entry leaves the catalog again: whoever still needs it asks anew.
 """
 
-from datetime import datetime
 from enum import StrEnum
 from typing import Any
 
@@ -16,10 +15,10 @@ from kargah.assets.catalog import Catalog, Kind
 from kargah.assets.errors import AlreadyApproved, ApprovalRequestNotFound
 from kargah.assets.models import ApprovalRequestRow
 from kargah.ground.db import Database
-from kargah.ground.errors import InvalidState, invalid
+from kargah.ground.errors import InvalidState
 from kargah.ground.events import EventLog
-from kargah.ground.ids import new_id, now, parse_rfc3339
-from kargah.ground.web.paging import decode_cursor, encode_cursor
+from kargah.ground.ids import new_id, now
+from kargah.ground.web.paging import decode_place, encode_cursor
 
 
 class Status(StrEnum):
@@ -94,7 +93,7 @@ class Approvals:
         with self._database.read() as session:
             total = session.scalar(select(func.count()).select_from(ApprovalRequestRow).where(*matches)) or 0
             if cursor:
-                moment, last_id = _place(cursor)
+                moment, last_id = decode_place(cursor)
                 matches.append(or_(created < moment, and_(created == moment, key < last_id)))
             query = select(ApprovalRequestRow).where(*matches).order_by(created.desc(), key.desc()).limit(limit + 1)
             rows = list(session.scalars(query).all())
@@ -142,16 +141,3 @@ def _get(session: Session, request_id: str) -> ApprovalRequestRow:
 
 def _kind(row: ApprovalRequestRow) -> Kind:
     return "dataset" if row.kind == "dataset" else "model"
-
-
-def _place(cursor: str) -> tuple[datetime, str]:
-    created, last_id = decode_cursor(cursor, 2)
-    if not isinstance(created, str) or not isinstance(last_id, str):
-        raise invalid("cursor")
-    try:
-        moment = parse_rfc3339(created)
-    except ValueError as error:
-        raise invalid("cursor") from error
-    if moment.tzinfo is None:
-        raise invalid("cursor")
-    return moment, last_id

@@ -24,6 +24,7 @@ from kargah.datasets.uploads import Importer, discard
 from kargah.ground.errors import AssetNotReady, DiskFull, TooLarge, ValidationFailed
 from kargah.ground.web.documented import errors
 from kargah.ground.web.envelope import Ok, language_of, ok
+from kargah.ground.web.multipart import check_length, limited
 from kargah.ground.web.paging import MAX_LIMIT
 from kargah.text.fold import fold
 from kargah.text.languages import Language
@@ -77,10 +78,11 @@ def build_router(registry: Registry, importer: Importer, max_upload_bytes: int) 
     )
     async def upload_dataset(request: Request) -> Response:
         """Upload files as a data set; its progress is `/api/datasets/download/progress?datasetId=…`."""
-        _check_space(request, registry, max_upload_bytes)
+        # The files, and the same again as Parquet.
+        check_length(request, max_upload_bytes, registry.home.free_bytes(), copies=2)
         try:
             upload, folder = await receive(
-                _limited(request, max_upload_bytes), request.headers.get("content-type", ""), registry.home.uploads
+                limited(request, max_upload_bytes), request.headers.get("content-type", ""), registry.home.uploads
             )
             transfer_id = await run_in_threadpool(_accept, importer, upload, folder)
         except ClientDisconnect:
@@ -136,26 +138,6 @@ def build_router(registry: Registry, importer: Importer, max_upload_bytes: int) 
         return ok({**_asset(registry, row, language), **schemas.of_info(info, language)})
 
     return router
-
-
-def _check_space(request: Request, registry: Registry, max_upload_bytes: int) -> None:
-    length = request.headers.get("content-length", "")
-    if length.isdigit():
-        if int(length) > max_upload_bytes:
-            raise TooLarge(limit=max_upload_bytes)
-        # The files, and the same again as Parquet.
-        needed, free = 2 * int(length), registry.home.free_bytes()
-        if needed > free:
-            raise DiskFull(details={"neededBytes": needed, "freeBytes": free})
-
-
-async def _limited(request: Request, limit: int) -> Any:
-    taken = 0
-    async for chunk in request.stream():
-        taken += len(chunk)
-        if taken > limit:
-            raise TooLarge(limit=limit)
-        yield chunk
 
 
 def _accept(importer: Importer, upload: Upload, folder: Path) -> str:

@@ -13,7 +13,7 @@ from kargah.hub.connection import Answer, ConnectionFailed, Connections
 from kargah.hub.endpoint import Endpoint
 from kargah.hub.failure import EndpointFailed
 from kargah.hub.job import TransferSettings
-from kargah.hub.retry import retry_after_seconds
+from kargah.hub.retry import Passing, passing_of
 
 MAX_ANSWER_BYTES = 64 * 1024 * 1024
 """No honest answer is longer: a tree comes in pages."""
@@ -22,15 +22,6 @@ MAX_ANSWER_SECONDS = 180.0
 
 _CHUNK_BYTES = 256 * 1024
 _OF_TRANSPORT = frozenset({"content-encoding", "transfer-encoding"})
-
-
-class Passing(Exception):
-    """A failure that may pass: no connection, 5xx, 429."""
-
-    def __init__(self, detail: str, *, rate_limited: bool = False, retry_after: float | None = None) -> None:
-        super().__init__(detail)
-        self.rate_limited = rate_limited
-        self.retry_after = retry_after
 
 
 class Asking:
@@ -60,12 +51,9 @@ class Asking:
     def _ask(self, method: str, url: str) -> httpx2.Response:
         try:
             answer = self._connections.ask(method, self._endpoint, url, {"Accept": "*/*"})
-            if answer.status == 429 or answer.status >= 500 or answer.status in (408, 425):
-                raise Passing(
-                    f"{self._endpoint.url} answered {answer.status}",
-                    rate_limited=answer.status == 429,
-                    retry_after=retry_after_seconds(answer.headers.get("retry-after"), answer.headers.get("ratelimit")),
-                )
+            passing = passing_of(answer.status, answer.headers, f"{self._endpoint.url} answered {answer.status}")
+            if passing is not None:
+                raise passing
             body = self._decoded(answer, self._read(answer)) if method == "GET" else b""
         except ConnectionFailed as error:
             self._connections.drop()

@@ -3,7 +3,6 @@
 import contextlib
 import errno
 import shutil
-from collections.abc import AsyncIterator
 from typing import Any
 
 from fastapi import APIRouter, Request, Response
@@ -16,6 +15,7 @@ from kargah.ground.errors import DiskFull, InvalidState, TooLarge, ValidationFai
 from kargah.ground.home import Home
 from kargah.ground.web.documented import errors
 from kargah.ground.web.envelope import Ok, ok
+from kargah.ground.web.multipart import check_length, limited
 from kargah.hub.import_errors import (
     ArchiveDamaged,
     ArchiveEncrypted,
@@ -87,10 +87,10 @@ def _form(kind: Kind) -> dict[str, Any]:
 
 
 async def _take(imports: Imports, home: Home, kind: Kind, request: Request) -> Response:
-    _check_space(request, imports.max_bytes, home)
+    check_length(request, imports.max_bytes, home.free_bytes())
     content_type = request.headers.get("content-type", "")
     try:
-        order, folder = await receive(_limited(request, imports.max_bytes), content_type, kind, imports.folder)
+        order, folder = await receive(limited(request, imports.max_bytes), content_type, kind, imports.folder)
     except ClientDisconnect:
         return Response(status_code=400)  # nobody is there to read it
     except OSError as error:
@@ -110,22 +110,3 @@ async def _take(imports: Imports, home: Home, kind: Kind, request: Request) -> R
         "downloadId": snapshot.transfer_id if snapshot else None,
     }
     return ok(data, 202)
-
-
-def _check_space(request: Request, max_bytes: int, home: Home) -> None:
-    length = request.headers.get("content-length", "")
-    if length.isdigit():
-        if int(length) > max_bytes:
-            raise TooLarge(limit=max_bytes)
-        free = home.free_bytes()
-        if int(length) > free:
-            raise DiskFull(details={"neededBytes": int(length), "freeBytes": free})
-
-
-async def _limited(request: Request, limit: int) -> AsyncIterator[bytes]:
-    taken = 0
-    async for chunk in request.stream():
-        taken += len(chunk)
-        if taken > limit:
-            raise TooLarge(limit=limit)
-        yield chunk

@@ -19,7 +19,7 @@ from kargah.hub.connection import Answer, ConnectionFailed, Connections
 from kargah.hub.endpoint import Endpoint
 from kargah.hub.failure import EndpointFailed, Stopped
 from kargah.hub.job import TransferSettings
-from kargah.hub.retry import backoff_seconds, retry_after_seconds
+from kargah.hub.retry import Passing, backoff_seconds, passing_of
 from kargah.hub.transfer import Endpoints
 
 PATIENCE = TransferSettings(idle_retries=3, rate_limit_retries=6)
@@ -118,8 +118,8 @@ class Hub:
                 with self._connections() as connections:
                     answer, body = self._get_once(connections, url)
             except ConnectionFailed as error:
-                problem = _Passing(str(error))
-            except _Passing as error:
+                problem = Passing(str(error))
+            except Passing as error:
                 problem = error
             else:
                 self._num_answers += 1
@@ -141,11 +141,11 @@ class Hub:
             if status == 511:
                 # Network Authentication Required (RFC 6585): somebody stands in between.
                 raise self._failed("NOT_A_HUB", _what(answer))
-            if status == 429 or status >= 500 or status in (408, 425):
-                wait = retry_after_seconds(answer.headers.get("retry-after"), answer.headers.get("ratelimit"))
-                raise _Passing(_what(answer), rate_limited=status == 429, retry_after=wait)
+            passing = passing_of(status, answer.headers, _what(answer))
+            if passing is not None:
+                raise passing
             return answer, self._read(answer)
-        except (ConnectionFailed, _Passing, EndpointFailed, Stopped):
+        except (ConnectionFailed, Passing, EndpointFailed, Stopped):
             connections.drop()
             raise
 
@@ -162,7 +162,7 @@ class Hub:
             raise ConnectionFailed("the answer ended early")
         return bytes(body)
 
-    def _pause(self, problem: "_Passing", attempt: int) -> None:
+    def _pause(self, problem: Passing, attempt: int) -> None:
         seconds = backoff_seconds(self._settings, attempt, random.random())
         if problem.retry_after is not None:
             seconds = min(max(seconds, problem.retry_after), self._settings.max_retry_after_seconds)
@@ -210,15 +210,6 @@ class Hub:
 
     def _failed(self, code: str, detail: str, moved_to: str | None = None) -> EndpointFailed:
         return EndpointFailed(code, detail, endpoint=self.endpoint.url, movedTo=moved_to)
-
-
-class _Passing(Exception):
-    """A failure that may pass."""
-
-    def __init__(self, detail: str, *, rate_limited: bool = False, retry_after: float | None = None) -> None:
-        super().__init__(detail)
-        self.rate_limited = rate_limited
-        self.retry_after = retry_after
 
 
 def _what(answer: Answer) -> str:

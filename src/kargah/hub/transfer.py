@@ -20,7 +20,7 @@ from kargah.hub.limits import Limits
 from kargah.hub.part import Part
 from kargah.hub.plan import Plan, PlannedFile
 from kargah.hub.progress import Meter
-from kargah.hub.retry import backoff_seconds, retry_after_seconds
+from kargah.hub.retry import Passing, backoff_seconds, passing_of
 from kargah.spec.lock import FileLock, LockHeld
 
 _CONTENT_RANGE = re.compile(r"^bytes (\d+)-(\d+)/(\d+|\*)$")
@@ -175,13 +175,13 @@ class Transfer:
         while part.length < file.size_bytes:
             self._wait(self._endpoints.seconds_until_open(endpoint))
             furthest = part.furthest
-            problem: _Passing | None = None
+            problem: Passing | None = None
             try:
                 with self._limits.connection(endpoint.origin[1], self._connections.close):
                     self._ask(endpoint, part, file)
             except ConnectionFailed as error:
-                problem = _Passing(str(error))
-            except _Passing as error:
+                problem = Passing(str(error))
+            except Passing as error:
                 problem = error
             if problem is not None:
                 self._connections.drop()
@@ -196,7 +196,7 @@ class Transfer:
             self._give_up_or_wait(endpoint, failed, limited, problem, num_retries)
 
     def _give_up_or_wait(
-        self, endpoint: Endpoint, failed: int, limited: int, problem: "_Passing | None", num_retries: int
+        self, endpoint: Endpoint, failed: int, limited: int, problem: Passing | None, num_retries: int
     ) -> None:
         settings = self._settings
         detail = f"{endpoint.url}: {problem or 'the answer ended early'}"
@@ -227,7 +227,7 @@ class Transfer:
         answer = self._connections.get(endpoint, url, headers)
         if answer.status == 416:
             part.restart()
-            raise _Passing("the range was refused")
+            raise Passing("the range was refused")
         if answer.status not in (200, 206):
             raise _problem_of(answer, endpoint, file)
         _check_content(answer, endpoint, file)
@@ -239,7 +239,7 @@ class Transfer:
                 is_rest = answer.headers.get("content-length") == str(file.size_bytes - part.length)
                 part.restart()
                 if is_rest:
-                    raise _Passing("the rest was sent as if it were the whole")
+                    raise Passing("the rest was sent as if it were the whole")
             _check_length(answer, endpoint, file, file.size_bytes)
         while num_bytes := answer.read_into(part.space(self._limits.read_bytes(self._settings.chunk_bytes))):
             if part.length + num_bytes > file.size_bytes:
@@ -251,23 +251,6 @@ class Transfer:
                 raise Stopped
 
 
-class _Passing(Exception):
-    """A failure that may pass."""
-
-    def __init__(
-        self,
-        detail: str,
-        *,
-        code: str = "HUB_UNREACHABLE",
-        rate_limited: bool = False,
-        retry_after: float | None = None,
-    ) -> None:
-        super().__init__(detail)
-        self.code = code
-        self.rate_limited = rate_limited
-        self.retry_after = retry_after
-
-
 def _problem_of(answer: Answer, endpoint: Endpoint, file: PlannedFile) -> Exception:
     """What an answer other than 200 and 206 means."""
     status = answer.status
@@ -275,15 +258,15 @@ def _problem_of(answer: Answer, endpoint: Endpoint, file: PlannedFile) -> Except
     if status == 511:
         # Network Authentication Required (RFC 6585): somebody stands in between.
         return EndpointFailed("NOT_A_HUB", f"{endpoint.url}: {detail}", endpoint=endpoint.url)
-    if status == 429 or status >= 500 or status in (408, 425):
-        retry_after = retry_after_seconds(answer.headers.get("retry-after"), answer.headers.get("ratelimit"))
-        return _Passing(detail, rate_limited=status == 429, retry_after=retry_after)
+    passing = passing_of(status, answer.headers, detail)
+    if passing is not None:
+        return passing
     code = {401: "HUB_UNAUTHORIZED", 403: "HUB_UNAUTHORIZED", 404: "FILE_NOT_FOUND", 410: "FILE_NOT_FOUND"}.get(
         status, "HUB_UNREACHABLE"
     )
     if answer.num_redirects:
         # Signed addresses of storage expire, and a new one is asked for with every request.
-        return _Passing(f"storage {detail}", code=code)
+        return Passing(f"storage {detail}", code=code)
     code = _MISSING.get(answer.headers.get("x-error-code", ""), code)
     return EndpointFailed(code, f"{endpoint.url}: {detail}", endpoint=endpoint.url, file=file.path)
 

@@ -26,13 +26,13 @@ from huggingface_hub.errors import (
     RevisionNotFoundError,
 )
 
-from kargah.hub.asking import Asking, Passing
+from kargah.hub.asking import Asking
 from kargah.hub.endpoint import Endpoint
 from kargah.hub.failure import EndpointFailed, Stopped, first_of
 from kargah.hub.job import Job, TransferSettings
 from kargah.hub.listing import Listing, one_size_a_digest
 from kargah.hub.plan import Plan, PlannedFile, apply_pins
-from kargah.hub.retry import backoff_seconds
+from kargah.hub.retry import Passing, backoff_seconds
 from kargah.hub.selection import select
 
 _HASTY_RETRIES = 2

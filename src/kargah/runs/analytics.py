@@ -4,7 +4,6 @@ import csv
 import io
 from collections.abc import Iterator
 from contextlib import suppress
-from datetime import datetime
 from typing import Any
 
 import orjson
@@ -13,9 +12,8 @@ import pyarrow.parquet as pq
 from sqlalchemy import ColumnElement, String, and_, cast, func, or_, select
 from sqlalchemy.orm import Session
 
-from kargah.ground.errors import invalid
-from kargah.ground.ids import parse_rfc3339, rfc3339
-from kargah.ground.web.paging import decode_cursor, encode_cursor
+from kargah.ground.ids import rfc3339
+from kargah.ground.web.paging import decode_place, encode_cursor
 from kargah.metrics import store
 from kargah.runs.models import AttemptRow, RunRow
 from kargah.runs.states import ACTIVE, RunState
@@ -86,7 +84,7 @@ def list_runs(
         matches.append(RunRow.id.in_(found))
     total = session.scalar(select(func.count()).select_from(RunRow).where(*matches)) or 0
     if cursor:
-        moment, last_id = _place(cursor)
+        moment, last_id = decode_place(cursor)
         matches.append(or_(RunRow.created_at < moment, and_(RunRow.created_at == moment, RunRow.id < last_id)))
     query = select(RunRow).where(*matches).order_by(RunRow.created_at.desc(), RunRow.id.desc()).limit(limit + 1)
     rows = session.scalars(query).all()
@@ -196,19 +194,6 @@ def export_parquet(rows: Iterator[dict[str, Any]]) -> bytes:
     sink = pa.BufferOutputStream()
     pq.write_table(pa.table({**columns, "nonFinite": pa.array(odd, type=text)}), sink, compression="zstd")
     return bytes(sink.getvalue().to_pybytes())
-
-
-def _place(cursor: str) -> tuple[datetime, str]:
-    created, last_id = decode_cursor(cursor, 2)
-    if not isinstance(created, str) or not isinstance(last_id, str):
-        raise invalid("cursor")
-    try:
-        moment = parse_rfc3339(created)
-    except ValueError as error:
-        raise invalid("cursor") from error
-    if moment.tzinfo is None:
-        raise invalid("cursor")
-    return moment, last_id
 
 
 def _why(code: str, params: dict[str, Any], language: Language) -> str:

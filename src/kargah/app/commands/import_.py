@@ -7,15 +7,13 @@ An archive is sent as it is. Of a folder only what is wanted is sent, file by fi
 import io
 import json
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, BinaryIO
 
 import httpx
 import typer
-from rich.progress import BarColumn, DownloadColumn, TextColumn, TimeRemainingColumn, TransferSpeedColumn
 
 from kargah.app.commands import completing
 from kargah.app.commands.console import (
@@ -27,14 +25,13 @@ from kargah.app.commands.console import (
     Client,
     connected,
     fail,
-    isolated,
     language,
     print_json,
-    progress_bar,
     say,
     tell,
 )
 from kargah.app.commands.download import last_event, watch
+from kargah.app.commands.uploading import sending_bar
 from kargah.assets.catalog import Catalog, Description, Entry, Kind
 from kargah.assets.errors import DatasetNotAllowed, ModelNotAllowed
 from kargah.hub.failure import TransferFailed
@@ -110,7 +107,9 @@ def send(client: Client, parcel: Parcel) -> dict[str, Any]:
     Ctrl-C before the last byte takes the import back: the connection ends, and the server keeps nothing of it.
     """
     sizes = {name: path.stat().st_size for name, path in parcel.files.items()}
-    with _bar(sum(sizes.values())) as bar:
+    total = sum(sizes.values())
+    with sending_bar(total) as show:
+        bar = _Bar(total, show)
         files = [("file", (name, _Piece(path, sizes[name], bar))) for name, path in parcel.files.items()]
         try:
             timeout = httpx.Timeout(30.0, read=ANSWER_SECONDS)
@@ -191,7 +190,7 @@ def _sentence(code: str, message: str, details: Any) -> str:
 class _Bar:
     """Counts bytes that were handed to the connection, of every piece."""
 
-    def __init__(self, total: int, show: Any) -> None:
+    def __init__(self, total: int, show: Callable[[int], None]) -> None:
         self._total = total
         self._show = show
         self._sent: dict[Path, int] = {}
@@ -237,17 +236,3 @@ class _Piece:
             self._file.close()
             self._file = None
         return offset
-
-
-@contextmanager
-def _bar(total: int) -> Iterator[_Bar]:
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        DownloadColumn(),
-        TransferSpeedColumn(),
-        TimeRemainingColumn(),
-    )
-    with progress_bar(*columns) as bar:
-        task = bar.add_task(isolated(say("phase.uploading")), total=total)
-        yield _Bar(total, lambda sent: bar.update(task, completed=sent))

@@ -1,7 +1,7 @@
 """Sending files of a data set: read from disk as they are sent, with a live bar, and taken back by Ctrl-C."""
 
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -74,7 +74,7 @@ def send(client: Client, parcel: Parcel) -> dict[str, Any]:
         fields["task"] = parcel.task
     total = sum(path.stat().st_size for _, path in parcel.files)
     with ExitStack() as stack:
-        told = stack.enter_context(_bar(total))
+        told = Bar(stack.enter_context(sending_bar(total)))
         files = []
         for split, path in parcel.files:
             source = Told(stack.enter_context(path.open("rb")), told)
@@ -93,7 +93,7 @@ def send(client: Client, parcel: Parcel) -> dict[str, Any]:
 class Bar:
     """Counts bytes that were handed to the connection."""
 
-    def __init__(self, show: Any) -> None:
+    def __init__(self, show: Callable[[int], None]) -> None:
         self.sent = 0
         self._show = show
 
@@ -121,7 +121,8 @@ class Told:
 
 
 @contextmanager
-def _bar(total: int) -> Iterator[Bar]:
+def sending_bar(total: int) -> Iterator[Callable[[int], None]]:
+    """A live bar of `total` bytes to send; told how many were sent in all."""
     columns = (
         TextColumn("{task.description}"),
         BarColumn(),
@@ -131,4 +132,4 @@ def _bar(total: int) -> Iterator[Bar]:
     )
     with progress_bar(*columns) as bar:
         task = bar.add_task(isolated(say("phase.uploading")), total=total)
-        yield Bar(lambda sent: bar.update(task, completed=sent))
+        yield lambda sent: bar.update(task, completed=sent)

@@ -3,11 +3,13 @@
 import base64
 import binascii
 import json
+from datetime import datetime
 from typing import Annotated, Any
 
 from fastapi import Query
 
 from kargah.ground.errors import invalid
+from kargah.ground.ids import parse_rfc3339
 
 DEFAULT_LIMIT = 200
 MAX_LIMIT = 1000
@@ -30,3 +32,17 @@ def decode_cursor(cursor: str, num_parts: int) -> list[Any]:
     if not isinstance(key, list) or len(key) != num_parts:
         raise invalid("cursor")
     return key
+
+
+def decode_place(cursor: str) -> tuple[datetime, str]:
+    """The place in a list that is ordered by time and id. Raises `ValidationFailed`."""
+    created, last_id = decode_cursor(cursor, 2)
+    if not isinstance(created, str) or not isinstance(last_id, str):
+        raise invalid("cursor")
+    try:
+        moment = parse_rfc3339(created)
+    except ValueError as error:
+        raise invalid("cursor") from error
+    if moment.tzinfo is None:
+        raise invalid("cursor")
+    return moment, last_id
