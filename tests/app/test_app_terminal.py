@@ -5,10 +5,12 @@ import json
 import os
 import pty
 import re
+import select
 import signal
 import subprocess
 import sys
 import termios
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -18,7 +20,19 @@ FSI, PDI = "\u2068", "\u2069"
 QUESTION = "[بله/نه]"
 KARGAH = str(Path(sys.executable).with_name("kargah"))
 """The command as it is installed, for the shell completes it by its name."""
+RETYPE_SECONDS = 10.0
 ESCAPE = re.compile("\x1b\\[[0-9;?]*[A-Za-z]")
+
+
+@pytest.fixture(scope="module")
+def live(tmp_path_factory: pytest.TempPathFactory, site_catalog: Path, model_hub: str) -> Iterator[Living]:
+    """A server of these tests alone: what they look at is all that it holds."""
+    living = Living(
+        tmp_path_factory.mktemp("terminal") / "خانه", catalog=str(site_catalog), hub_endpoint=model_hub, local_runs="1"
+    )
+    living.start()
+    yield living
+    living.close()
 
 
 @pytest.fixture(scope="module")
@@ -46,12 +60,19 @@ def _in_terminal(living: Living, *arguments: str, answer: str = "", **environmen
         preexec_fn=lambda: fcntl.ioctl(0, termios.TIOCSCTTY, 0),  # so that a typed Ctrl-C is a signal
     )
     os.close(theirs)
-    shown = b""
-    while part := _read(ours):
-        shown += part
-        if answer and QUESTION.encode() in shown:
+    shown, asked = b"", False
+    while True:
+        # What is typed between a question and the reading of its answer can be lost; a person types it again.
+        if asked and not select.select([ours], [], [], RETYPE_SECONDS)[0]:
             os.write(ours, answer.encode())
-            answer = ""
+            continue
+        part = _read(ours)
+        if not part:
+            break
+        shown += part
+        if answer and not asked and QUESTION.encode() in shown:
+            os.write(ours, answer.encode())
+            asked = True
     os.close(ours)
     return process.wait(PATIENCE_SECONDS), shown.decode("utf-8")
 

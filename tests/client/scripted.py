@@ -4,6 +4,7 @@ import json
 import socket
 import threading
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -107,8 +108,10 @@ class Scripted:
         for part in said.parts:
             connection.sendall(part)
         if said.stays:
-            while connection.recv(4096):
-                pass
+            # A client that leaves with something unread resets the connection.
+            with suppress(ConnectionResetError):
+                while connection.recv(4096):
+                    pass
             self.left.set()
 
 
