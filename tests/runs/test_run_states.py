@@ -61,12 +61,12 @@ def test_the_table_pair_by_pair(platform: Platform) -> None:
         with platform.database.write() as session:
             run = session.get_one(RunRow, run_id)
             if after.value in ALLOWED[before.value]:
-                transition(session, platform.events, run, after)
+                transition(session, platform.ledger, run, after)
                 assert run.status == after, (before, after)
                 assert (run.finished_at is not None) == (after in ENDED)
             else:
                 with pytest.raises(InvalidState):
-                    transition(session, platform.events, run, after)
+                    transition(session, platform.ledger, run, after)
                 assert run.status == before
         told = platform.events.after([f"runs:{run_id}"], newest)
         assert [(event.data["status"], event.data["final"]) for event in told] == (
@@ -91,4 +91,4 @@ def test_who_moved_it_first_wins(platform: Platform) -> None:
             execution_options={"synchronize_session": False},
         )
         with pytest.raises(InvalidState):
-            transition(session, platform.events, run, RunState.COMPLETED)
+            transition(session, platform.ledger, run, RunState.COMPLETED)

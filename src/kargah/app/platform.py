@@ -22,6 +22,7 @@ from kargah.hub.importing import Imports
 from kargah.hub.job import TransferSettings
 from kargah.runs.executor import LocalExecutor
 from kargah.runs.ingest import delete_checkpoint
+from kargah.runs.ledger import Ledger
 from kargah.runs.service import Runs
 from kargah.runs.supervisor import Supervisor
 
@@ -48,8 +49,9 @@ class Platform:
         self.importer = Importer(self.registry, self.transfers)
         executor = LocalExecutor()
         slots = settings.local_runs or executor.slots()
-        self.supervisor = Supervisor(self.database, self.events, self.registry, self.home, executor, slots)
-        self.runs = Runs(self.database, self.events, self.registry, self.supervisor, has_gpu=executor.has_gpu())
+        self.ledger = Ledger(self.events, self.home.runs)
+        self.supervisor = Supervisor(self.database, self.ledger, self.registry, executor, slots)
+        self.runs = Runs(self.database, self.ledger, self.registry, self.supervisor, has_gpu=executor.has_gpu())
         self.registry.on_remove("checkpoint", delete_checkpoint)
         self.downloads.on_dataset(self._dataset_arrived)
         self.imports.on_dataset(self._dataset_arrived)

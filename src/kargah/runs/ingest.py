@@ -14,10 +14,10 @@ from sqlalchemy.orm import Session
 from kargah.assets.models import AssetRow
 from kargah.assets.registry import Registry
 from kargah.ground.errors import InUse
-from kargah.ground.events import EventLog
 from kargah.ground.ids import new_id, now, parse_rfc3339
 from kargah.metrics import store
 from kargah.metrics.store import Point
+from kargah.runs.ledger import Ledger
 from kargah.runs.models import AttemptRow, RunRow
 from kargah.runs.states import ENDED, AttemptState, RunState, transition
 from kargah.spec.journal import FAILED_LINE, JournalPart, Record
@@ -31,8 +31,9 @@ class RecordDamaged(Exception):
 class Ingest:
     """Takes parts of journals in."""
 
-    def __init__(self, events: EventLog, registry: Registry) -> None:
-        self._events = events
+    def __init__(self, ledger: Ledger, registry: Registry) -> None:
+        self._ledger = ledger
+        self._events = ledger.events
         self._registry = registry
 
     def take(self, session: Session, run: RunRow, attempt: AttemptRow, part: JournalPart) -> None:
@@ -76,7 +77,7 @@ class Ingest:
         run.started_at = run.started_at or parse_rfc3339(record["at"])
         session.flush()
         if run.status == RunState.PREPARING:
-            transition(session, self._events, run, RunState.RUNNING)
+            transition(session, self._ledger, run, RunState.RUNNING)
 
     def _metric(self, session: Session, run: RunRow, attempt: AttemptRow, record: Record) -> None:
         values = {"loss": record["loss"], "throughput": record["throughput"], "learning_rate": record["learningRate"]}

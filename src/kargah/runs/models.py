@@ -10,7 +10,12 @@ from kargah.ground.db import Base, UtcDateTime
 
 
 class RunRow(Base):
-    """One run."""
+    """One run.
+
+    `place` orders the queue while the run waits in it; `reserved_bytes` is the memory set aside for it; `silent_since`
+    is set while its program lives but has said nothing for too long; `origin` tells what it was made from
+    (`{"kind": "restore" | "clone" | "adopt", "runId"?, "checkpointId"?}`). The `error` of a paused run is why.
+    """
 
     __tablename__ = "runs"
     __table_args__ = (
@@ -34,6 +39,10 @@ class RunRow(Base):
     attempt: Mapped[int] = mapped_column(Integer, default=0)
     num_losses: Mapped[int] = mapped_column(Integer, default=0)
     queued_at: Mapped[datetime] = mapped_column(UtcDateTime)
+    place: Mapped[int | None] = mapped_column(Integer)
+    reserved_bytes: Mapped[int | None] = mapped_column(BigInteger)
+    silent_since: Mapped[datetime | None] = mapped_column(UtcDateTime)
+    origin: Mapped[dict[str, Any] | None] = mapped_column(JSON)
 
     epoch: Mapped[float | None] = mapped_column(Float)
     step: Mapped[int] = mapped_column(Integer, default=0)
@@ -70,6 +79,7 @@ class AttemptRow(Base):
     journal_offset: Mapped[int] = mapped_column(BigInteger, default=0)
     start_step: Mapped[int] = mapped_column(Integer, default=0)
     advanced: Mapped[bool] = mapped_column(Boolean, default=False)
+    gpu: Mapped[int | None] = mapped_column(Integer)
     error: Mapped[str | None] = mapped_column(Text)
     started_at: Mapped[datetime] = mapped_column(UtcDateTime)
     ended_at: Mapped[datetime | None] = mapped_column(UtcDateTime)

@@ -43,7 +43,7 @@ MaxPoints = Annotated[int, Query(alias="maxPoints", ge=2, le=100_000)]
 def build_router(runs: Runs, drain: Drain) -> APIRouter:
     """The routes, bound to this server's runs."""
     router = APIRouter()
-    streams = RunStream(runs.database, runs.events)
+    streams = RunStream(runs.database, runs.ledger.events)
     known = errors(RunNotFound)
     wished = errors(RunNotFound, InvalidState)
 

@@ -8,10 +8,10 @@ from sqlalchemy.orm import Session
 from kargah.assets.registry import Registry
 from kargah.ground.db import Database
 from kargah.ground.errors import DiskFull, InvalidState
-from kargah.ground.events import EventLog
 from kargah.ground.ids import new_id, now
 from kargah.runs.errors import ComputeMissing, RunNotFound
 from kargah.runs.executor import compute_installed
+from kargah.runs.ledger import Ledger
 from kargah.runs.models import RunRow
 from kargah.runs.planning import Plan, plan_run
 from kargah.runs.schemas import StartBody
@@ -25,10 +25,10 @@ class Runs:
     """The runs of this installation."""
 
     def __init__(
-        self, database: Database, events: EventLog, registry: Registry, supervisor: Supervisor, *, has_gpu: bool
+        self, database: Database, ledger: Ledger, registry: Registry, supervisor: Supervisor, *, has_gpu: bool
     ) -> None:
         self.database = database
-        self.events = events
+        self.ledger = ledger
         self.registry = registry
         self.supervisor = supervisor
         self.has_gpu = has_gpu
@@ -76,7 +76,7 @@ class Runs:
             run = self.get(session, any_id)
             transition(
                 session,
-                self.events,
+                self.ledger,
                 run,
                 RunState.QUEUED,
                 wish=Wish.RUN.value,
@@ -96,9 +96,9 @@ class Runs:
                 return run
             if before in ENDED:
                 raise InvalidState(details={"status": before.value})
-            transition(session, self.events, run, towards, wish=wish.value, wish_seq=run.wish_seq + 1)
+            transition(session, self.ledger, run, towards, wish=wish.value, wish_seq=run.wish_seq + 1)
             if before in (RunState.QUEUED, RunState.PAUSED):
-                transition(session, self.events, run, RunState.STOPPED)
+                transition(session, self.ledger, run, RunState.STOPPED)
                 self.registry.release(session, f"run:{run.id}")
             else:
                 write_wish(self.supervisor.run_dir(run.id).control, run.wish_seq, wish)
@@ -128,7 +128,8 @@ class Runs:
         session.add(row)
         session.flush()
         self.registry.hold(session, f"run:{row.id}", plan.uses)
-        self.events.append(
+        self.ledger.keep(session, row)
+        self.ledger.events.append(
             session, f"runs:{row.id}", "state", {"runId": row.id, "status": row.status, "final": False, "error": None}
         )
         return row

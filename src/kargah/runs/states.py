@@ -7,8 +7,8 @@ from sqlalchemy import update
 from sqlalchemy.orm import Session
 
 from kargah.ground.errors import InvalidState
-from kargah.ground.events import EventLog
 from kargah.ground.ids import now
+from kargah.runs.ledger import Ledger
 from kargah.runs.models import RunRow
 
 
@@ -62,7 +62,7 @@ ATTEMPT_TRANSITIONS: dict[AttemptState, frozenset[AttemptState]] = {
 }
 
 
-def transition(session: Session, events: EventLog, run: RunRow, to: RunState, **values: Any) -> None:
+def transition(session: Session, ledger: Ledger, run: RunRow, to: RunState, **values: Any) -> None:
     """Move `run` to `to` and tell of it, in the caller's transaction; `values` are further columns to set.
 
     The update is guarded by the state it expects. Raises `InvalidState` when the table forbids the move or somebody
@@ -80,7 +80,8 @@ def transition(session: Session, events: EventLog, run: RunRow, to: RunState, **
     if result.rowcount != 1:  # type: ignore[attr-defined]
         raise InvalidState(details={"status": current.value})
     session.refresh(run)
-    events.append(
+    ledger.keep(session, run)
+    ledger.events.append(
         session,
         f"runs:{run.id}",
         "state",

@@ -16,12 +16,11 @@ from sqlalchemy.orm import Session
 
 from kargah.assets.registry import Registry
 from kargah.ground.db import Database
-from kargah.ground.events import EventLog
-from kargah.ground.home import Home
 from kargah.ground.ids import now
 from kargah.metrics import store
 from kargah.runs.executor import LocalExecutor
 from kargah.runs.ingest import Ingest, RecordDamaged, mend_checkpoints
+from kargah.runs.ledger import Ledger
 from kargah.runs.models import AttemptRow, RunRow
 from kargah.runs.states import ACTIVE, ENDED, AttemptState, RunState, transition
 from kargah.spec.control import Exit, Outcome, Wish, read_exit, write_wish
@@ -51,15 +50,14 @@ class Supervisor:
     """Owns the thread. `start` and `stop` frame its life; `wake` makes it look at once."""
 
     def __init__(
-        self, database: Database, events: EventLog, registry: Registry, home: Home, executor: LocalExecutor, slots: int
+        self, database: Database, ledger: Ledger, registry: Registry, executor: LocalExecutor, slots: int
     ) -> None:
         self._database = database
-        self._events = events
+        self._ledger = ledger
         self._registry = registry
-        self._home = home
         self._executor = executor
         self._slots = slots
-        self._ingest = Ingest(events, registry)
+        self._ingest = Ingest(ledger, registry)
         self._wake = threading.Event()
         self._ending = threading.Event()
         self._thread = threading.Thread(target=self._work, name="supervisor", daemon=True)
@@ -84,7 +82,7 @@ class Supervisor:
 
     def run_dir(self, run_id: str) -> RunDir:
         """The directory of a run."""
-        return RunDir(self._home.runs / run_id)
+        return self._ledger.run_dir(run_id)
 
     def look(self) -> None:
         """One round: what the active attempts say, then what waits."""
@@ -193,22 +191,22 @@ class Supervisor:
             elif status is not RunState.PAUSING:
                 # The program was told by a signal, not by a wish.
                 if status is RunState.PREPARING:
-                    transition(session, self._events, run, RunState.RUNNING)
-                transition(session, self._events, run, RunState.PAUSING, wish=Wish.PAUSE.value)
+                    transition(session, self._ledger, run, RunState.RUNNING)
+                transition(session, self._ledger, run, RunState.PAUSING, wish=Wish.PAUSE.value)
         elif ended.outcome is Outcome.FAILED:
             to, values = RunState.FAILED, {"error": ended.error or "INTERNAL", "error_params": ended.params}
         else:
             to = RunState.COMPLETED if ended.outcome is Outcome.COMPLETED else RunState.STOPPED
             if status is RunState.PREPARING:
-                transition(session, self._events, run, RunState.RUNNING)
+                transition(session, self._ledger, run, RunState.RUNNING)
             elif status is RunState.PAUSING and to is RunState.STOPPED:
-                transition(session, self._events, run, RunState.STOPPING)
+                transition(session, self._ledger, run, RunState.STOPPING)
         if to in ENDED:
             if ended.outcome is not Outcome.FAILED:
                 store.drop_after(session, run.id, ended.step)
                 values["step"] = ended.step
             self._registry.release(session, f"run:{run.id}")
-        transition(session, self._events, run, to, **values)
+        transition(session, self._ledger, run, to, **values)
 
     def _start_waiting(self) -> None:
         with self._database.read() as session:
@@ -221,7 +219,7 @@ class Supervisor:
             with self._database.write() as session:
                 run = session.get_one(RunRow, run_id)
                 if run.status == RunState.QUEUED:
-                    transition(session, self._events, run, RunState.PREPARING)
+                    transition(session, self._ledger, run, RunState.PREPARING)
                     if self.run_dir(run.id).spec.is_file():
                         self._launch(session, run)
                     else:

@@ -30,8 +30,23 @@ class RunDir:
         return self.root / LOCK
 
     @property
+    def record(self) -> Path:
+        """What the server knows of the run and no journal says: ids, state, wish, place (`kargah.runs.ledger`)."""
+        return self.root / "record.json"
+
+    @property
     def checkpoints(self) -> Path:
         return self.root / "checkpoints"
+
+    @property
+    def checkpoints_lock(self) -> Path:
+        """Held by whoever removes checkpoints of the run or changes `kept`."""
+        return self.root / "checkpoints.lock"
+
+    @property
+    def kept(self) -> Path:
+        """Checkpoints that must stay whatever the run's own limit says: `{"step-00000120": ["pinned", …], …}`."""
+        return self.root / "kept.json"
 
     def attempt(self, number: int) -> "AttemptDir":
         """The directory of attempt `number`, counted from 1."""
@@ -62,6 +77,11 @@ class AttemptDir:
     @property
     def output(self) -> Path:
         return self.root / "output.log"
+
+    @property
+    def heartbeat(self) -> Path:
+        """An empty file whose time of change says when the program last got on with its work."""
+        return self.root / "heartbeat"
 
 
 def checkpoint_name(step: int) -> str:
