@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.ready
 export PYTHONUTF8 = 1
 
-.PHONY: help setup demo run test check bench docs clean
+.PHONY: help setup demo run test check bench drill docs clean
 
 help: ## this list
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /\1\t/'
@@ -26,7 +26,7 @@ run: setup ## serve on http://127.0.0.1:8765
 	$(BIN)/kargah serve
 
 test: setup ## every test
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n auto --maxprocesses=4 --dist=loadfile
 
 check: setup ## lint, types, import contracts
 	$(BIN)/ruff check .
@@ -39,6 +39,9 @@ docs: setup ## docs/errors.md, made from the code
 
 bench: setup ## measurements, each with a peer beside it
 	$(BIN)/python -m bench
+
+drill: setup ## 100 kills of server and training programs over real runs
+	$(BIN)/python -m bench.drill --kills 100
 
 clean: ## remove what was built
 	rm -rf $(VENV) .mypy_cache .ruff_cache dist build

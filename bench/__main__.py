@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-NAMES = ("downloads",)
+NAMES = ("downloads", "checkpoint_stall", "runs")
 """Modules of this package with `measure(*, quick) -> Iterator[Table]`."""
 
 

@@ -117,7 +117,7 @@ def test_a_full_disk_is_said_and_nothing_is_lost(small: SmallDisk) -> None:
     assert list((small.inside / "runs").iterdir()) == []
     assert list((small.inside / "uploads").iterdir()) == []
 
-    # A run that finds the disk full leaves its reason, and goes on by itself when there is room.
+    # A run that finds the disk full is paused with its reason, and goes on by itself when there is room.
     filler.unlink()
     steps = 3000
     body["config"] = {"maxSteps": steps, "checkpointEverySteps": steps, "logEverySteps": 1, "maxLength": 16}
@@ -132,6 +132,13 @@ def test_a_full_disk_is_said_and_nothing_is_lost(small: SmallDisk) -> None:
     left = read_exit(RunDir(small.inside / "runs" / run_id).attempt(1).exit)
     assert left is not None
     assert (left.error, left.retryable) == ("DISK_FULL", True)
+    # The server can say so although the disk is full: it kept room for that.
+    small.follow(f"/api/training/stream/{run_id}", lambda data: data.get("status") == "paused")
+    paused = http.get(f"/api/training/status/{run_id}").json()["data"]
+    assert (paused["error"], paused["attempt"]["number"]) == ("DISK_FULL", 1)
+    assert "دیسک" in paused["message"]
+    assert "دیسک پر است" in paused["logs"][-1]["message"]
+    assert http.get("/api/health").json()["data"]["status"] == "ready"
     (small.inside / "filler").unlink()
     ended = small.events(f"/api/training/stream/{run_id}")[-1].data
     assert ended["status"] == "completed", ended

@@ -214,7 +214,7 @@ def test_an_entry_that_leaves_the_catalog_can_be_asked_for_again(api: TestClient
     made = _ask(api)
     about = {"fa": "شرح", "en": "about"}
     entry = Entry(id=NEEDED, huggingface_id=NEEDED, kind="model", name="x", description=about)  # type: ignore[arg-type]
-    assert Approvals(platform.database, platform.events, Catalog((entry,))).settle() == 1
+    assert Approvals(platform.database, platform.events, Catalog((entry,)), platform.registry.records).settle() == 1
     again = _ask(api)
     assert again["requestId"] != made["requestId"]
     assert sorted(one["status"] for one in _listed(api)) == ["approved", "open"]

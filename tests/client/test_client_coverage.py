@@ -191,5 +191,5 @@ def _sample(document: Document, schema: dict[str, Any], name: str, nulls: bool) 
     if kind == "array":
         return [_sample(document, schema["items"], name, nulls)]
     if kind == "string":
-        return TIME if name.endswith("At") or name in ("timestamp", "until") else "متن"
+        return TIME if name.endswith(("At", "Since")) or name in ("timestamp", "until") else "متن"
     return {"integer": 3, "number": 0.5, "boolean": True}.get(str(kind), {"هر": "چیز"})

@@ -1,6 +1,7 @@
 """Fixtures of the training program's tests; the slow ones are made once a session."""
 
-from collections.abc import Callable
+import signal
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,15 @@ from .tiny import NEGATIVE, POSITIVE, make_tokenizer, sentences, write_split
 MakeRun = Callable[..., RunDir]
 
 FAST = TrainConfig(max_steps=10, batch_size=8, learning_rate=3e-3, max_length=24, seed=3, log_every_steps=2)
+
+
+@pytest.fixture
+def signals_put_back() -> Iterator[None]:
+    """The program makes signals mean "pause"; the tests' own process must not keep that."""
+    before = [(number, signal.getsignal(number)) for number in (signal.SIGTERM, signal.SIGINT)]
+    yield
+    for number, handler in before:
+        signal.signal(number, handler)
 
 
 @pytest.fixture(scope="session")

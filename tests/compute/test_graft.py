@@ -134,7 +134,7 @@ def test_alignment_brings_a_text_near_the_vector_of_its_gloss(tmp_path: Path) ->
         learning_rate=3e-3,
         seed=1,
         on_epoch=lambda epoch, loss: losses.append(loss),
-        check_wish=lambda: None,
+        get_on=lambda: None,
     )
     assert len(losses) == 6
     assert losses[-1] < losses[0] - 0.3

@@ -1,16 +1,18 @@
 """A run that was paused, killed or restored goes on as if nothing had happened: the same losses, bit for bit."""
 
+import signal
 from dataclasses import replace
+from typing import Any
 
 import pytest
 
 from kargah.compute.attempt import read_spec
 from kargah.compute.failures import Code, TrainingFailed
-from kargah.spec.control import Outcome, Wish
+from kargah.spec.control import Outcome, Wish, write_wish
 from kargah.spec.layout import RunDir, write_json
 
 from .conftest import MakeRun
-from .tiny import NEGATIVE, POSITIVE, ListSink, attempt, tree_bytes
+from .tiny import NEGATIVE, POSITIVE, ListSink, ReactingSink, attempt, tree_bytes
 
 # 90 rows in batches of 4 are 23 batches, the last of 2 rows; accumulated by 3 they are 8 steps, the last of 2 batches.
 CONFIG = {
@@ -57,9 +59,77 @@ def test_pause_and_resume_equal_running_straight(
     assert (ending.outcome, ending.step) == (Outcome.COMPLETED, 20)
     assert second.of("started")[0]["startStep"] == paused_at
     assert facts(first, second) == facts(straight[1])
-    names = ("model.safetensors", "optimizer.pt", "scheduler.pt", "rng_state.pth")
-    last = "step-00000020"
-    assert tree_bytes(run_dir.checkpoints / last, *names) == tree_bytes(straight[0].checkpoints / last, *names)
+    assert end_bytes(run_dir, 20) == end_bytes(straight[0], 20)
+
+
+FILES = ("model.safetensors", "optimizer.pt", "scheduler.pt", "rng_state.pth")
+
+
+def end_bytes(run_dir: RunDir, step: int) -> dict[str, bytes]:
+    return tree_bytes(run_dir.checkpoints / f"step-{step:08d}", *FILES)
+
+
+# Every schedule, both samplers, every optimizer; with dropout, accumulation and the last batch of an epoch small.
+@pytest.mark.parametrize(
+    ("schedule", "batching", "optimizer", "paused_at"),
+    [
+        ("linear", "bucketed", "adamw", 5),
+        ("cosine", "random", "adam", 9),
+        ("cosine_with_restarts", "bucketed", "adagrad", 8),
+        ("polynomial", "random", "adafactor", 3),
+        ("constant", "bucketed", "sgd", 10),
+        ("constant_with_warmup", "random", "rmsprop", 1),
+        ("inverse_sqrt", "bucketed", "adafactor", 11),
+    ],
+)
+def test_bit_for_bit_with_every_schedule_sampler_and_optimizer(
+    make_run: MakeRun, schedule: str, batching: str, optimizer: str, paused_at: int
+) -> None:
+    config = {
+        **CONFIG, "max_steps": 12, "log_every_steps": 2, "lr_scheduler": schedule, "batching": batching,
+        "optimizer": optimizer, "dropout": 0.2, "enable_early_stopping": True, "early_stopping_patience": 9,
+    }  # fmt: skip
+    whole, broken = make_run(**config), make_run(**config)
+    _, straight = attempt(whole)
+    _, first = attempt(broken, 1, end_after_step=paused_at)
+    _, second = attempt(broken, 2)
+    assert second.of("started")[0]["startStep"] == paused_at
+    assert facts(first, second) == facts(straight)
+    assert end_bytes(broken, 12) == end_bytes(whole, 12)
+
+
+def test_a_run_that_is_paused_after_every_step_ends_as_the_unbroken_one(make_run: MakeRun) -> None:
+    config = {**CONFIG, "max_steps": 9, "batching": "bucketed", "eval_every_steps": 3, "enable_early_stopping": True}
+    whole, broken = make_run(**config), make_run(**config)
+    _, straight = attempt(whole)
+    sinks = [attempt(broken, step, end_after_step=step)[1] for step in range(1, 10)]
+    assert [sink.of("started")[0]["startStep"] for sink in sinks] == list(range(9))
+    assert facts(*sinks) == facts(straight)
+    assert end_bytes(broken, 9) == end_bytes(whole, 9)
+
+
+@pytest.mark.parametrize("way", ["control file", "SIGTERM", "SIGINT"])
+@pytest.mark.usefixtures("signals_put_back")
+def test_pause_by_file_and_by_signal_is_acknowledged_at_the_next_step(make_run: MakeRun, way: str) -> None:
+    config = {**CONFIG, "max_steps": 9, "log_every_steps": 1}
+    whole, broken = make_run(**config), make_run(**config)
+
+    def wish(record: dict[str, Any]) -> None:
+        if record["type"] == "metric" and record["step"] == 3:  # told after the wish of this step was looked at
+            if way == "control file":
+                write_wish(broken.control, 1, Wish.PAUSE)
+            else:
+                signal.raise_signal(signal.Signals[way])
+
+    ending, first = attempt(broken, 1, sink=ReactingSink(wish), signals=True)
+    assert (ending.outcome, ending.step) == (Outcome.PAUSED, 4)
+    (told,) = [record for record in first.of("log") if record["key"] == "pauseWished"]
+    assert told["details"] == {"step": 4}
+    write_wish(broken.control, 2, Wish.RUN)
+    _, second = attempt(broken, 2)
+    _, straight = attempt(whole)
+    assert facts(first, second) == facts(straight)
+    assert end_bytes(broken, 9) == end_bytes(whole, 9)
 
 
 def test_restored_run_continues_as_the_first_did(make_run: MakeRun, straight: tuple[RunDir, ListSink]) -> None:
@@ -100,11 +170,13 @@ def test_early_stopping_does_not_forget_its_patience(make_run: MakeRun) -> None:
         "early_stopping_patience": 5,
         "early_stopping_threshold": 0.2,
     }
-    ending, _ = attempt(make_run(**options))
+    straight = make_run(**options)
+    ending, _ = attempt(straight)
     run_dir = make_run(**options)
     attempt(run_dir, 1, end_after_step=7)
     resumed, _ = attempt(run_dir, 2)
     assert ending.step == resumed.step == 12
+    assert end_bytes(run_dir, 12) == end_bytes(straight, 12)
 
 
 def test_stop_keeps_a_checkpoint_and_logs_the_last_step(make_run: MakeRun) -> None:

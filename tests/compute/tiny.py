@@ -2,7 +2,7 @@
 
 import json
 import random
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -66,12 +66,32 @@ class WishAfter(Wishes):
         return self._then if self._progress.step >= self._step else Wish.RUN
 
 
+class ReactingSink(ListSink):
+    """Tells `react` of every fact it keeps, in the thread that it came from."""
+
+    def __init__(self, react: Callable[[dict[str, Any]], object]) -> None:
+        super().__init__()
+        self._react = react
+
+    def append(self, type: str, *, durable: bool = False, **fields: Any) -> None:
+        super().append(type, durable=durable, **fields)
+        self._react({"type": type, **fields})
+
+
 def attempt(
-    run_dir: RunDir, number: int = 1, *, end_after_step: int | None = None, wish: Wish = Wish.PAUSE
+    run_dir: RunDir,
+    number: int = 1,
+    *,
+    end_after_step: int | None = None,
+    wish: Wish = Wish.PAUSE,
+    sink: ListSink | None = None,
+    signals: bool = False,
 ) -> tuple[Ending, ListSink]:
-    """Run an attempt here and now, perhaps with a wish that ends it after a step."""
-    sink, progress = ListSink(), Progress()
+    """Run an attempt here and now, perhaps with a wish that ends it after a step, perhaps obeying signals."""
+    sink, progress = sink or ListSink(), Progress()
     wishes = Wishes(run_dir.control)
+    if signals:
+        wishes.obey_signals()
     if end_after_step is not None:
         wishes = WishAfter(run_dir.control, progress, end_after_step, wish)
     return run_attempt(run_dir, number, sink, wishes, progress), sink

@@ -17,9 +17,9 @@ from test_run_states import put_run
 from kargah.app.platform import Platform
 from kargah.ground.ids import now
 from kargah.metrics import store
+from kargah.runs.endings import MAX_LOSSES
 from kargah.runs.models import AttemptRow, RunRow
 from kargah.runs.states import ACTIVE, ENDED, RunState
-from kargah.runs.supervisor import MAX_LOSSES
 from kargah.spec.control import Exit, Outcome, write_exit
 from kargah.spec.journal import JournalWriter
 from kargah.spec.layout import AttemptDir
@@ -272,7 +272,7 @@ def test_wishes_of_a_run_that_waits_or_rests(quiet: Platform, api: TestClient) -
     assert wish("pause", queued) == (409, "INVALID_STATE")
     assert wish("resume", queued) == (409, "INVALID_STATE")
     status = api.get(f"/api/training/status/{queued}").json()["data"]
-    assert status["queue"] == {"position": 1, "waitsFor": "supervisor"}
+    assert status["queue"] == {"position": 1, "waitsFor": "supervisor", "message": "starts at once"}
     assert wish("stop", queued) == (202, "stopped")
     assert wish("stop", queued) == (409, "INVALID_STATE")
     assert wish("resume", paused) == (202, "queued")
@@ -282,10 +282,11 @@ def test_wishes_of_a_run_that_waits_or_rests(quiet: Platform, api: TestClient) -
     assert wish("pause", running) == (202, "pausing")
     assert wish("pause", running) == (202, "pausing")
     assert wish("stop", running) == (202, "stopping")
-    assert wish("stop", running) == (409, "INVALID_STATE")
+    assert wish("stop", running) == (202, "stopping")
     assert wish("pause", running) == (409, "INVALID_STATE")
     control = json.loads((quiet.home.runs / running / "control.json").read_text(encoding="utf-8"))
     assert control == {"seq": 2, "wish": "stop"}
     job_id = _run(quiet, running).job_id
-    assert wish("stop", job_id) == (409, "INVALID_STATE")
+    assert wish("stop", job_id) == (202, "stopping")
+    assert wish("resume", job_id) == (409, "INVALID_STATE")
     assert Path(quiet.home.runs / running).is_dir()

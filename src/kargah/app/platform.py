@@ -20,11 +20,15 @@ from kargah.ground.settings import Settings
 from kargah.hub.downloads import Downloads
 from kargah.hub.importing import Imports
 from kargah.hub.job import TransferSettings
+from kargah.runs.adoption import Adoption
+from kargah.runs.checkpoints import Checkpoints
 from kargah.runs.executor import LocalExecutor
-from kargah.runs.ingest import delete_checkpoint
 from kargah.runs.ledger import Ledger
+from kargah.runs.memory import budget
+from kargah.runs.missing_records import write_missing_records
+from kargah.runs.queue import Capacity
 from kargah.runs.service import Runs
-from kargah.runs.supervisor import Supervisor
+from kargah.runs.supervisor import HungPolicy, Supervisor
 
 
 class Platform:
@@ -40,7 +44,7 @@ class Platform:
         self.revision = migrate(self.database, self.home.backups)
         self.events = EventLog(self.database)
         self.registry = Registry(self.database, self.events, self.home, self.catalog)
-        self.approvals = Approvals(self.database, self.events, self.catalog)
+        self.approvals = Approvals(self.database, self.events, self.catalog, self.registry.records)
         self.transfers = Transfers(self.database, self.events, self.registry)
         self.downloads = Downloads(
             self.database, self.registry, self.transfers, self.catalog, self.home, settings, transfer_settings
@@ -48,17 +52,29 @@ class Platform:
         self.imports = Imports(self.registry, self.transfers, settings.max_import_bytes)
         self.importer = Importer(self.registry, self.transfers)
         executor = LocalExecutor()
-        slots = settings.local_runs or executor.slots()
+        gpus = executor.gpus()
+        capacity = Capacity(settings.local_runs or max(1, len(gpus)), budget(settings.run_memory_bytes), gpus)
         self.ledger = Ledger(self.events, self.home.runs)
-        self.supervisor = Supervisor(self.database, self.ledger, self.registry, executor, slots)
+        self.adoption = Adoption(self.ledger, self.registry)
+        self.supervisor = Supervisor(
+            self.database,
+            self.ledger,
+            self.registry,
+            executor,
+            capacity,
+            HungPolicy(settings.hung_after_seconds, settings.hung_runs),
+        )
         self.runs = Runs(self.database, self.ledger, self.registry, self.supervisor, has_gpu=executor.has_gpu())
-        self.registry.on_remove("checkpoint", delete_checkpoint)
+        self.checkpoints = Checkpoints(self.database, self.registry, self.ledger)
+        self.registry.on_remove("checkpoint", self.checkpoints.on_remove)
         self.downloads.on_dataset(self._dataset_arrived)
         self.imports.on_dataset(self._dataset_arrived)
         self.downloads.on_upload(self.importer.cancel)
 
     def open(self) -> None:
         """Bring in what is built in, take up what was under way, begin to supervise."""
+        self.registry.records.catch_up(self.database)
+        write_missing_records(self.database, self.home.runs)
         self.approvals.settle()
         load_builtin(self.registry)
         load_builtin_models(self.registry)

@@ -27,6 +27,7 @@ from kargah.ground.web.handlers import install_handlers
 from kargah.ground.web.sse import Drain
 from kargah.hub import endpoint_routes, import_routes
 from kargah.hub import routes as hub_routes
+from kargah.runs import adoption_routes, checkpoint_routes
 from kargah.runs import routes as run_routes
 
 MIN_TOKEN_LENGTH = 16
@@ -89,6 +90,8 @@ class Application:
             dataset_routes.build_router(platform.registry, platform.importer, platform.settings.max_upload_bytes)
         )
         api.include_router(run_routes.build_router(platform.runs, self.drain))
+        api.include_router(checkpoint_routes.build_router(platform.checkpoints, platform.runs))
+        api.include_router(adoption_routes.build_router(platform.adoption, platform.home))
         api.include_router(event_routes.build_router(platform.events, self.drain))
         api.include_router(api_docs.build_router())
         api_docs.tidy_openapi(api)

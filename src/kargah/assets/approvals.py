@@ -14,6 +14,7 @@ from sqlalchemy.orm import Session
 from kargah.assets.catalog import Catalog, Kind
 from kargah.assets.errors import AlreadyApproved, ApprovalRequestNotFound
 from kargah.assets.models import ApprovalRequestRow
+from kargah.assets.records import Records
 from kargah.ground.db import Database
 from kargah.ground.errors import InvalidState
 from kargah.ground.events import EventLog
@@ -40,10 +41,11 @@ TRANSITIONS: dict[Status, frozenset[Status]] = {
 class Approvals:
     """The requests of this installation."""
 
-    def __init__(self, database: Database, events: EventLog, catalog: Catalog) -> None:
+    def __init__(self, database: Database, events: EventLog, catalog: Catalog, records: Records) -> None:
         self._database = database
         self._events = events
         self._catalog = catalog
+        self._records = records
 
     def settle(self) -> int:
         """Approve every request whose asset stands in the catalog now. Returns how many these were."""
@@ -81,6 +83,7 @@ class Approvals:
             row.num_asked += 1
             row.reason = row.reason or reason
             session.flush()
+            self._records.keep(session, row)
             self._tell(session, row, row.status)
         return row, is_new
 
@@ -116,6 +119,7 @@ class Approvals:
             if row.status != Status.OPEN:
                 raise InvalidState(details={"status": row.status})
             session.delete(row)
+            self._records.forget(session, row)
             self._tell(session, row, "withdrawn")
         return row
 
@@ -125,6 +129,7 @@ class Approvals:
         row.status = status
         row.decided_at = now()
         session.flush()
+        self._records.keep(session, row)
         self._tell(session, row, status)
 
     def _tell(self, session: Session, row: ApprovalRequestRow, status: str) -> None:

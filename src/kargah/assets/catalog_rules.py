@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from packaging.licenses import InvalidLicenseExpression, canonicalize_license_expression
 
 from kargah.assets.catalog import Entry, Problem
-from kargah.ground.web.handlers import problems_of
+from kargah.ground.problems import problems_of
 from kargah.text.languages import Language
 from kargah.text.messages import has, translate
 

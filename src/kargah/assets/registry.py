@@ -12,6 +12,7 @@ from kargah.assets import blobs
 from kargah.assets.catalog import Catalog, Kind
 from kargah.assets.errors import AssetNotFound, BuiltinAsset
 from kargah.assets.models import AssetRow, HoldRow
+from kargah.assets.records import Records
 from kargah.ground.db import Database
 from kargah.ground.errors import AssetNotReady, InUse, InvalidState, invalid
 from kargah.ground.events import EventLog
@@ -31,6 +32,7 @@ class Registry:
         self.database = database
         self.home = home
         self.catalog = catalog
+        self.records = Records(home.root)
         self._events = events
         self._removers: dict[str, Remover] = {}
 
@@ -48,9 +50,10 @@ class Registry:
         for name, value in values.items():
             setattr(row, name, value)
         if row.status == "ready" and before != "ready":
-            row.downloaded_at = now()
+            row.downloaded_at = values.get("downloaded_at") or now()
             row.progress, row.error = None, None
         session.flush()
+        self.records.keep(session, row)
         if row.status != before:
             self._events.append(session, "assets", "state", {"kind": kind, "id": id, "status": row.status})
         return row
@@ -142,6 +145,7 @@ class Registry:
             remover = self._removers.get(row.kind)
             freed = (remover(session, row) if remover is not None else None) or 0
             session.delete(row)
+            self.records.forget(session, row)
             self._events.append(session, "assets", "removed", {"kind": row.kind, "id": row.id})
         freed += remove_folder(folder) if folder else 0
         return freed + blobs.sweep(self.home)

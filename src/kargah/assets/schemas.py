@@ -15,7 +15,8 @@ _CHECKPOINT_FACTS = ("step", "epoch", "metrics", "best", "last")
 
 
 class Asset(Wire):
-    """Section 2 of the contract. A checkpoint also has `runId`, `step`, `epoch`, `metrics`, `best`.
+    """Section 2 of the contract. A checkpoint also has `runId`, `step`, `epoch`, `metrics`, `best`,
+    `last`, `pinned`.
 
     What was brought by hand has `importedFrom` (`folder`, `zip`, `tar`) and `verified`: `pinned`, by the digests of the
     catalog; `manifest` or `hub`, by digests that came with it; `unproved`.
@@ -45,6 +46,7 @@ class Asset(Wire):
     metrics: dict[str, float | None] | None = None
     best: bool | None = None
     last: bool | None = None
+    pinned: bool | None = None
     created_at: str | None = None
     imported_from: str | None = None
     verified: str | None = None
@@ -104,6 +106,7 @@ def of_row(row: AssetRow, entry: Entry | None, language: Language) -> dict[str, 
     if row.kind == "checkpoint":
         value["runId"] = row.run_id
         value.update({name: facts.get(name) for name in _CHECKPOINT_FACTS})
+        value["pinned"] = bool(facts.get("pinned"))
     return value
 
 

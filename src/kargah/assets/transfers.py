@@ -126,19 +126,20 @@ class Transfers:
     def begin(self, session: Session, kind: str, asset_id: str, origin: str, asset: dict[str, Any]) -> Snapshot:
         """Open a transfer and put its asset (fields in `asset`) into the registry as `downloading`."""
         snapshot = Snapshot(new_id(), kind, asset_id, State.QUEUED, State.QUEUED.value, seq=_next_seq(0))
-        session.add(
-            TransferRow(
-                id=snapshot.transfer_id,
-                kind=kind,
-                asset_id=asset_id,
-                origin=origin,
-                state=snapshot.state,
-                phase=snapshot.phase,
-                error_params={},
-                last_event_id=snapshot.seq,
-                created_at=now(),
-            )
+        row = TransferRow(
+            id=snapshot.transfer_id,
+            kind=kind,
+            asset_id=asset_id,
+            origin=origin,
+            state=snapshot.state,
+            phase=snapshot.phase,
+            error_params={},
+            last_event_id=snapshot.seq,
+            created_at=now(),
         )
+        session.add(row)
+        session.flush()
+        self._registry.records.keep(session, row)
         self._registry.put(session, kind, asset_id, status="downloading", progress=0, error=None, **asset)
         after_commit(session, lambda: self._publish(snapshot))
         return snapshot
@@ -300,6 +301,7 @@ class Transfers:
             )
             _store(row, after)
             row.finished_at = now()
+            self._registry.records.keep(session, row)
             self._registry.put(session, row.kind, row.asset_id, **asset)
             self._events.append(
                 session,
@@ -314,11 +316,15 @@ class Transfers:
             row = session.get(TransferRow, snapshot.transfer_id)
             if row is None or State(row.state) in ENDED:
                 return
+            moved = row.state != snapshot.state
             _store(row, snapshot)
             asset = session.get(AssetRow, (snapshot.kind, snapshot.asset_id))
             if asset is not None:
                 asset.progress = snapshot.progress
                 asset.size_bytes = snapshot.total_bytes if asset.size_bytes is None else asset.size_bytes
+            for kept in (row, asset) if moved else ():
+                if kept is not None:
+                    self._registry.records.keep(session, kept)
         self._persisted_at[snapshot.transfer_id] = time.monotonic()
 
     def _publish(self, snapshot: Snapshot) -> None:

@@ -7,12 +7,13 @@ from types import TracebackType
 from typing import Any, Self
 
 from kargah.client import routes
+from kargah.client.checkpoints import Checkpoints
 from kargah.client.connection import Connection, given
 from kargah.client.holdings import Assets, Catalog, Datasets, Hub, Models
 from kargah.client.records import Health
 from kargah.client.run_records import Event
 from kargah.client.streams import follow, follow_as, never, run_ended, transfer_ended
-from kargah.client.training import Analysis, Checkpoints, Runs
+from kargah.client.training import Analysis, Runs
 from kargah.text.languages import Language, from_environment
 
 DEFAULT_URL = "http://127.0.0.1:8765"
@@ -49,7 +50,7 @@ class Client:
         self.datasets = Datasets(self._connection, self.assets)
         self.analysis = Analysis(self._connection)
         self.runs = Runs(self._connection, self.analysis)
-        self.checkpoints = Checkpoints(self._connection, self.assets)
+        self.checkpoints = Checkpoints(self._connection)
 
     @property
     def url(self) -> str:

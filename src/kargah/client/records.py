@@ -62,8 +62,8 @@ class TestedEndpoint(ConfiguredEndpoint):
 
 class Asset(Record):
     """A model, a data set or a checkpoint. `status` is `available` (approved, not here), `downloading`, `ready` or
-    `error` (then `error` is the code). A checkpoint has `run_id`, `step`, `epoch`, `metrics`, `best`, `last`. What was
-    imported has `imported_from` and `verified` (`pinned`, `manifest`, `hub`, `unproved`)."""
+    `error` (then `error` is the code). A checkpoint has `run_id`, `step`, `epoch`, `metrics`, `best`, `last`, `pinned`.
+    What was imported has `imported_from` and `verified` (`pinned`, `manifest`, `hub`, `unproved`)."""
 
     id: str
     name: str
@@ -89,6 +89,7 @@ class Asset(Record):
     metrics: Metrics | None = None
     best: bool | None = None
     last: bool | None = None
+    pinned: bool | None = None
     created_at: AwareDatetime | None = None
     imported_from: str | None = None
     verified: str | None = None

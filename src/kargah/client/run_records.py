@@ -4,7 +4,7 @@ from typing import Any
 
 from pydantic import AwareDatetime
 
-from kargah.client.records import Metrics, Record, TransferProgress
+from kargah.client.records import Asset, Metrics, Record, TransferProgress
 
 
 class RunState(Record):
@@ -15,11 +15,45 @@ class RunState(Record):
     status: str
 
 
+class AdoptedRun(Record):
+    """A run that was taken over. `damaged_attempts` are those of whose journals a part could not be read."""
+
+    run_id: str
+    job_id: str
+    name: str
+    status: str
+    damaged_attempts: list[int]
+
+
+class SkippedRun(Record):
+    """A directory that was not taken over, and why."""
+
+    path: str
+    error: str
+    message: str
+
+
+class AdoptedRuns(Record):
+    """What became of run directories that the server was to take over."""
+
+    adopted: list[AdoptedRun]
+    skipped: list[SkippedRun]
+
+
+class Origin(Record):
+    """What a run was made from: `restore`, `clone` or `adopt`."""
+
+    kind: str
+    run_id: str | None = None
+    checkpoint_id: str | None = None
+
+
 class Job(Record):
     """A run as one row. `status`: `queued`, `preparing`, `running`, `pausing`, `paused`, `stopping`, and the ends
     `completed`, `failed` (with `error` and `message`), `stopped`. `accuracy` is 0 to 1, `throughput` samples a second.
 
-    A value that was NaN or infinite is None and named in `non_finite`; None alone means not measured.
+    A value that was NaN or infinite is None and named in `non_finite`; None alone means not measured. `silent_since` is
+    set while the program lives but says nothing. The `error` of a paused run is why it was paused.
     """
 
     id: str
@@ -44,6 +78,8 @@ class Job(Record):
     started_at: AwareDatetime | None
     finished_at: AwareDatetime | None
     progress: int
+    silent_since: AwareDatetime | None = None
+    origin: Origin | None = None
     error: str | None = None
     message: str | None = None
     non_finite: dict[str, str] | None = None
@@ -92,10 +128,34 @@ class Attempt(Record):
 
 
 class Queue(Record):
-    """Where a waiting run stands and what it waits for."""
+    """Where a waiting run stands and what it waits for: `supervisor` (nothing), `turn`, `slot`, `memory`."""
 
     position: int
     waits_for: str
+    message: str
+    needed_bytes: int | None = None
+    free_bytes: int | None = None
+
+
+class QueuedRun(Queue):
+    """A run in the queue; `reserved_bytes` is the memory set aside for it once it starts."""
+
+    run_id: str
+    job_id: str
+    name: str
+    base_model: str
+    reserved_bytes: int | None
+
+
+class WholeQueue(Record):
+    """The queue in its order, and what there is for runs: how many at once, GPUs, memory of which some is reserved."""
+
+    slots: int
+    gpus: int
+    memory_bytes: int
+    reserved_bytes: int
+    running: list[str]
+    waiting: list[QueuedRun]
 
 
 class TrainingStatus(JobStatus):
@@ -103,6 +163,74 @@ class TrainingStatus(JobStatus):
 
     attempt: Attempt | None
     queue: Queue | None
+
+
+class CheckpointFile(Record):
+    """A file of a checkpoint. `training` says that only a run that goes on needs it."""
+
+    name: str
+    size_bytes: int
+    digest: str
+    training: bool
+
+
+class ModelOrigin(Record):
+    """The base or teacher of a run (`kind` is `model` or `checkpoint`), with the commit it was at."""
+
+    id: str
+    kind: str
+    revision: str | None
+
+
+class DatasetOrigin(Record):
+    """A data set of a run; `version` is the hash of its contents."""
+
+    id: str
+    version: str | None
+
+
+class Descendant(Record):
+    """A run made from a checkpoint; `relation` is `restore`, `base` or `teacher`."""
+
+    run_id: str
+    name: str
+    status: str
+    relation: str
+
+
+class CheckpointDetails(Asset):
+    """A checkpoint with its lineage. `holders` use it (`run:<id>`, `endpoint:<name>`); `spec` is its run's, frozen;
+    `versions` are those of the libraries it was trained with."""
+
+    run_name: str | None
+    attempt: int | None
+    holders: list[str]
+    files: list[CheckpointFile]
+    spec: dict[str, Any]
+    labels: list[str]
+    base_model: ModelOrigin | None
+    teacher_model: ModelOrigin | None
+    datasets: list[DatasetOrigin]
+    code_version: str | None
+    versions: dict[str, str]
+    descendants: list[Descendant]
+
+
+class RemovedCheckpoint(Record):
+    """A checkpoint that a policy removed, or would."""
+
+    checkpoint_id: str
+    run_id: str
+    step: int
+    size_bytes: int
+
+
+class Pruned(Record):
+    """What a policy removed, or would; `kept` counts what is left, `freed_bytes` is what the disk got back."""
+
+    removed: list[RemovedCheckpoint]
+    kept: int
+    freed_bytes: int
 
 
 class Curve(Record):

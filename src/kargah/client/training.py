@@ -1,22 +1,30 @@
-"""Training and what was measured: runs, checkpoints, analysis."""
+"""Training and what was measured: runs, their analysis, and new ones out of old ones."""
 
 import os
 from collections.abc import Generator, Iterator, Sequence
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from kargah.client import routes
 from kargah.client.connection import Connection
 from kargah.client.errors import StreamFailed
-from kargah.client.holdings import PAGE_SIZE, Assets, reference
-from kargah.client.records import Asset, Freed
-from kargah.client.run_records import Comparison, Job, JobStatus, RunEvent, RunState, TrainingStatus
+from kargah.client.holdings import PAGE_SIZE, reference
+from kargah.client.records import Asset
+from kargah.client.run_records import (
+    AdoptedRuns,
+    Comparison,
+    Job,
+    JobStatus,
+    RunEvent,
+    RunState,
+    TrainingStatus,
+    WholeQueue,
+)
 from kargah.client.saving import save
 from kargah.client.streams import follow_as, run_ended
 from kargah.client.training_config import TrainingConfig
 
 Metric = Literal["loss", "valLoss", "accuracy", "throughput", "learningRate"]
-AssetList = list[Asset]
 
 
 class Analysis:
@@ -97,6 +105,38 @@ class Runs:
             body["config"] = config.model_dump(mode="json", by_alias=True, exclude_none=True)
         return self._connection.data(routes.START_RUN, RunState, body=body)
 
+    def adopt(self, path: str, ticket: str, *, move: bool = False) -> AdoptedRuns:
+        """Let the server take over runs trained without it: a run directory, or a folder of them, on its machine.
+
+        `ticket` is the word of a ticket in its data directory, as `kargah runs adopt` writes it: it shows that whoever
+        asks may write there. Raises `NotPermitted`, and `Refused` where there is no run.
+        """
+        body = {"path": path, "ticket": ticket, "move": move}
+        return self._connection.data(routes.ADOPT_RUNS, AdoptedRuns, body=body)
+
+    def clone(
+        self,
+        run_id: str,
+        *,
+        base_model: Asset | str | None = None,
+        datasets: Sequence[Asset | str] | None = None,
+        teacher_model: Asset | str | None = None,
+        name: str | None = None,
+        task: str | None = None,
+        config: TrainingConfig | None = None,
+    ) -> RunState:
+        """Plan a run afresh as another one was asked for, with what is named here in place of the old. A field of
+        `config` that was set to None takes the server's default back. Raises what `start` raises, and `NotFound`."""
+        body: dict[str, Any] = {"baseModel": reference(base_model)} if base_model is not None else {}
+        if datasets is not None:
+            named = [datasets] if isinstance(datasets, str | Asset) else datasets
+            body["datasets"] = [reference(dataset) for dataset in named]
+        body |= {"teacherModel": reference(teacher_model)} if teacher_model is not None else {}
+        body |= {key: value for key, value in (("name", name), ("task", task)) if value is not None}
+        if config is not None:
+            body["config"] = config.model_dump(mode="json", by_alias=True, exclude_unset=True)
+        return self._connection.data(routes.CLONE_RUN, RunState, body=body, run_id=run_id)
+
     def list(
         self,
         *,
@@ -136,22 +176,18 @@ class Runs:
         """Put a paused run into the queue again. Raises `Conflict` (`INVALID_STATE`)."""
         return self._connection.data(routes.RESUME_RUN, RunState, run_id=run_id)
 
-    def stop(self, run_id: str) -> RunState:
-        """End a run; if it trains, with a checkpoint. Raises `Conflict` (`INVALID_STATE`)."""
-        return self._connection.data(routes.STOP_RUN, RunState, run_id=run_id)
+    def stop(self, run_id: str, *, force: bool = False) -> RunState:
+        """End a run; if it trains, with a checkpoint; with `force` at once, as its last checkpoint left it.
 
+        Raises `Conflict` (`INVALID_STATE`).
+        """
+        query = {"force": "true"} if force else None
+        return self._connection.data(routes.STOP_RUN, RunState, query=query, run_id=run_id)
 
-class Checkpoints:
-    """`client.checkpoints`: what training left on storage."""
+    def queue(self) -> WholeQueue:
+        """The runs that wait, in their order, what each waits for, and what there is for runs."""
+        return self._connection.data(routes.QUEUE, WholeQueue)
 
-    def __init__(self, connection: Connection, assets: Assets) -> None:
-        self._connection = connection
-        self._assets = assets
-
-    def list(self, *, run_id: str | None = None) -> AssetList:
-        """Checkpoints, newest first; of one run if it is named."""
-        return self._connection.data(routes.CHECKPOINTS, AssetList, query={"runId": run_id})
-
-    def delete(self, checkpoint_id: str) -> Freed:
-        """Delete one and give its space back. Raises `Conflict` (`IN_USE`)."""
-        return self._assets.delete(checkpoint_id, "checkpoint")
+    def move(self, run_id: str, position: int) -> WholeQueue:
+        """Give a waiting run another place, from 1. Raises `Conflict` (`INVALID_STATE`) when it does not wait."""
+        return self._connection.data(routes.MOVE_RUN, WholeQueue, body={"position": position}, run_id=run_id)

@@ -38,13 +38,19 @@ def glossed(texts: Sequence[str], tokenizer: PreTrainedTokenizerBase) -> list[st
 
 @torch.no_grad()
 def sentence_vectors(
-    encoder: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, texts: Sequence[str], max_length: int = 96
+    encoder: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    texts: Sequence[str],
+    max_length: int = 96,
+    *,
+    between: Callable[[], None] = lambda: None,
 ) -> torch.Tensor:
-    """Mean-pooled, normalised vectors of texts, float32 of shape [texts, width]."""
+    """Mean-pooled, normalised vectors of texts, float32 of shape [texts, width]. `between` is called at each batch."""
     encoder.eval()  # type: ignore[no-untyped-call]
     order = sorted(range(len(texts)), key=lambda number: len(texts[number]))
     vectors = torch.zeros(len(texts), int(encoder.config.hidden_size))
     for begin in range(0, len(order), 64):
+        between()
         part = order[begin : begin + 64]
         given = [texts[number] for number in part]
         batch = tokenizer(given, padding=True, truncation=True, max_length=max_length, return_tensors="pt")
@@ -64,7 +70,7 @@ def align(
     learning_rate: float,
     seed: int,
     on_epoch: Callable[[int, float], None],
-    check_wish: Callable[[], None],
+    get_on: Callable[[], None],
     max_length: int = 64,
     batch_size: int = BATCH_SIZE,
 ) -> None:
@@ -72,7 +78,7 @@ def align(
 
     Its sentence vector is what a classifier's head sees: the pooled output, else the first token's. The token
     embeddings and the throw-away projection learn five times as fast. `on_epoch` is told the epoch, from 1, and the
-    mean loss; `check_wish` is asked at every batch and may raise.
+    mean loss; `get_on` is called at every batch and may raise.
     """
     encoded = tokenizer(list(texts), truncation=True, max_length=max_length)["input_ids"]
     projection = nn.Linear(int(body.config.hidden_size), targets.shape[1]).to(body.device)
@@ -95,7 +101,7 @@ def align(
         batches.set_epoch(epoch)
         total = 0.0
         for part in batches:
-            check_wish()
+            get_on()
             batch = tokenizer.pad({"input_ids": [encoded[number] for number in part]}, return_tensors="pt")
             vectors = nn.functional.normalize(projection(_pooled(body, batch.to(body.device))), dim=-1)
             wanted = targets[part].to(body.device)

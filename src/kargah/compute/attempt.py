@@ -13,15 +13,18 @@ import numpy as np
 from numpy.typing import NDArray
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, set_seed
 
+from kargah import __version__
 from kargah.compute.arguments import Plan, check_spec, optimizer_of, plan_steps, training_arguments
-from kargah.compute.checkpoints import Checkpoint, newest_sound, read_checkpoint, remove_leftovers
+from kargah.compute.checkpoints import Checkpoint, Lineage, newest_sound, read_checkpoint, remove_leftovers
 from kargah.compute.data import Rows, TrainingData, read_training_data
 from kargah.compute.distil import cross_entropy_sum, distillation_objective, teacher_logits
 from kargah.compute.encode import EncodedRows, encode_rows
 from kargah.compute.failures import Code, Interrupted, TrainingFailed
 from kargah.compute.forward import logits_of
 from kargah.compute.hardware import Hardware, prepare_hardware, versions
+from kargah.compute.heartbeat import Heartbeat
 from kargah.compute.hooks import Hook, StepEnd
+from kargah.compute.hooks.beats import Beats
 from kargah.compute.hooks.cadence import Cadence
 from kargah.compute.hooks.checkpoints import Checkpoints
 from kargah.compute.hooks.control import OUTCOME_OF, Control
@@ -80,6 +83,8 @@ def run_attempt(run_dir: RunDir, number: int, sink: Sink, wishes: Wishes, progre
     Raises `TrainingFailed` and `Interrupted`, and whatever the libraries raise.
     """
     be_silent()
+    heartbeat = Heartbeat(run_dir.attempt(number).heartbeat)
+    heartbeat.beat()
     log = Log(sink)
     spec = read_spec(run_dir)
     check_spec(spec)
@@ -89,19 +94,21 @@ def run_attempt(run_dir: RunDir, number: int, sink: Sink, wishes: Wishes, progre
     resume = _find_resume_point(run_dir, spec, log)
     progress.step = resume.checkpoint.step if resume else 0
 
-    def check_wish() -> None:
+    def get_on() -> None:
+        heartbeat.beat()
         outcome = OUTCOME_OF.get(wishes.present())
         if outcome is not None:
             raise Interrupted(outcome)
 
+    get_on()
     data = read_training_data(spec, log)
     if spec.config.enable_early_stopping and not len(data.validation):
         raise TrainingFailed(Code.SPEC_INVALID, "early stopping needs validation rows", field="enableEarlyStopping")
-    check_wish()
-    objective, judged = _objective(spec, run_dir, data, hardware, log, check_wish)
+    get_on()
+    objective, judged = _objective(spec, run_dir, data, hardware, log, get_on)
     set_seed(spec.config.seed)
     folder = resume.folder if resume else None
-    start = starting_model(spec, folder, data, hardware, log, check_wish)
+    start = starting_model(spec, folder, data, hardware, log, get_on)
     model = start.model
     log.info(
         "modelLoaded",
@@ -109,17 +116,20 @@ def run_attempt(run_dir: RunDir, number: int, sink: Sink, wishes: Wishes, progre
         numParameters=start.num_parameters,
         numTrainableParameters=num_trainable_parameters(model),
     )
-    train_rows, validation_rows = _encode(spec, start.tokenizer, model, data, log)
+    get_on()
+    train_rows, validation_rows = _encode(spec, start.tokenizer, model, data, log, get_on)
     train_rows.teacher_logits = judged
-    check_wish()
+    get_on()
 
     plan = plan_steps(spec.config, len(train_rows))
     _tell_start(sink, number, progress.step, plan, data, hardware, start)
     stopwatch = Stopwatch()
-    checkpoints = Checkpoints(sink, log, spec, run_dir.checkpoints, data.labels)
+    lineage = Lineage(spec.run_id, number, __version__, versions())
+    checkpoints = Checkpoints(sink, log, spec, run_dir, data.labels, lineage, heartbeat.beat)
     # Order matters: a wish first (the last step outweighs it), checkpoints last, for they keep what was decided.
     hooks: list[Hook] = [
         progress,
+        Beats(heartbeat),
         Control(wishes, log),
         Cadence(spec.config, plan.total_steps, can_evaluate=len(validation_rows) > 0),
         LogWindow(sink, stopwatch, spec.config.log_every_steps),
@@ -129,12 +139,14 @@ def run_attempt(run_dir: RunDir, number: int, sink: Sink, wishes: Wishes, progre
     ]
 
     def evaluate_now() -> Evaluation:
-        return evaluate_logits(logits_of(model, validation_rows, hardware.device), validation_rows.labels)
+        logits = logits_of(model, validation_rows, hardware.device, between=heartbeat.beat)
+        return evaluate_logits(logits, validation_rows.labels)
 
     trainer = HookedTrainer(
         model=model,
         tokenizer=start.tokenizer,
-        save_model=start.save,
+        weights=start.weights,
+        save_weights=start.save,
         arguments=training_arguments(spec.config, plan, hardware, run_dir.checkpoints),
         optimizer=optimizer_of(spec.config),
         embedding_learning_rate=spec.config.embedding_learning_rate,
@@ -146,7 +158,8 @@ def run_attempt(run_dir: RunDir, number: int, sink: Sink, wishes: Wishes, progre
         hooks=hooks,
         stopwatch=stopwatch,
     )
-    outcome = trainer.run(folder, progress.step)
+    with checkpoints:
+        outcome = trainer.run(folder, progress.step)
     best = checkpoints.best
     if outcome is Outcome.COMPLETED and spec.config.enable_early_stopping and best is not None:
         model = _best_model(run_dir, best, progress.step, model, log)
@@ -172,7 +185,7 @@ class _ResumePoint:
 
 def _find_resume_point(run_dir: RunDir, spec: RunSpec, log: Log) -> _ResumePoint | None:
     run_dir.checkpoints.mkdir(parents=True, exist_ok=True)
-    for name in remove_leftovers(run_dir.checkpoints):
+    for name in remove_leftovers(run_dir):
         log.info("leftoverRemoved", name=name)
     newest, damages = newest_sound(run_dir.checkpoints)
     for damage in damages:
@@ -197,7 +210,7 @@ def _objective(
     data: TrainingData,
     hardware: Hardware,
     log: Log,
-    check_wish: Callable[[], None],
+    get_on: Callable[[], None],
 ) -> tuple[Objective, NDArray[np.float32] | None]:
     if spec.teacher_model is None:
         return cross_entropy_sum, None
@@ -209,13 +222,18 @@ def _objective(
         hardware.device,
         run_dir.root / "teacher",
         log,
-        check_wish,
+        get_on,
     )
     return distillation_objective(spec.config.distillation_alpha, spec.config.distillation_temperature), judged
 
 
 def _encode(
-    spec: RunSpec, tokenizer: PreTrainedTokenizerBase, model: PreTrainedModel, data: TrainingData, log: Log
+    spec: RunSpec,
+    tokenizer: PreTrainedTokenizerBase,
+    model: PreTrainedModel,
+    data: TrainingData,
+    log: Log,
+    get_on: Callable[[], None],
 ) -> tuple[EncodedRows, EncodedRows]:
     max_length = spec.config.max_length
     positions = max_positions(model)
@@ -233,6 +251,7 @@ def _encode(
             max_length=max_length,
             token_types=takes_token_types(model),
             num_embeddings=num_embeddings(model),
+            between=get_on,
         )
         if len(rows):
             tell = log.warning if facts.unknown_share > UNKNOWN_SHARE_TO_WARN else log.info

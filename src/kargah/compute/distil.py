@@ -65,7 +65,8 @@ def teacher_logits(
     """The teacher's logits of `rows`, float32 of shape [rows, classes], columns in the order of `labels`.
 
     Kept in `folder` under a name made of everything they depend on, so later attempts read them. `between` is called
-    between batches and may raise. Raises `TrainingFailed`: `TEACHER_MISMATCH` when the teacher judges other labels.
+    whenever the work gets on and may raise. Raises `TrainingFailed`: `TEACHER_MISMATCH` when the teacher judges other
+    labels.
     """
     source = Path(teacher.path)
     path = folder / f"logits-{_key(source, rows, labels, max_length)}.npy"
@@ -91,6 +92,7 @@ def teacher_logits(
         max_length=min(max_length, max_positions(model) or max_length),
         token_types=takes_token_types(model),
         num_embeddings=num_embeddings(model),
+        between=between,
     )
     log.info("teacherJudges", numRows=len(rows), truncatedShare=facts.truncated_share)
     logits = logits_of(model, encoded, device, between=between)

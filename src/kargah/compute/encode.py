@@ -1,6 +1,6 @@
 """Texts as token numbers: tokenised once, up front, kept flat, padded batch by batch to the longest row in it."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -103,17 +103,20 @@ def encode_rows(
     max_length: int,
     token_types: bool,
     num_embeddings: int,
+    between: Callable[[], None] = lambda: None,
 ) -> tuple[EncodedRows, EncodingFacts]:
     """Tokenise `rows`, cut to `max_length` tokens (the longer text of a pair first).
 
     `token_types` says whether the model takes segments. `num_embeddings` is the size of the model's vocabulary: a token
-    beyond it means that tokenizer and model do not belong together (`TOKENIZER_DAMAGED`).
+    beyond it means that tokenizer and model do not belong together (`TOKENIZER_DAMAGED`). `between` is called at every
+    thousand rows and may raise.
     """
     number_of = {label: number for number, label in enumerate(labels)}
     parts: list[NDArray[np.int32]] = []
     type_parts: list[NDArray[np.int8]] = []
     num_truncated = num_unknown = num_own = 0
     for begin in range(0, len(rows), TOKENIZE_AT_ONCE):
+        between()
         texts = rows.texts[begin : begin + TOKENIZE_AT_ONCE]
         pairs = rows.pairs[begin : begin + TOKENIZE_AT_ONCE] if rows.pairs else None
         with damage_is(Code.TOKENIZER_DAMAGED, "tokenizer"):

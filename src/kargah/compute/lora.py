@@ -30,6 +30,9 @@ WEIGHTS = "adapter_model.safetensors"
 _ADAPTER = "default"
 _ATTENTION = ("attention", "attn")
 
+Weights = dict[str, dict[str, torch.Tensor]]
+"""What a checkpoint holds of a model: tensors by name, under `model` and perhaps `adapter`."""
+
 
 def adapt(model: PreTrainedModel, config: LoraConfig, base_id: str) -> peft.PeftModel:
     """Put adapters into `model`, in place: from now on only they and the head train. `base_id` names the base for peft.
@@ -96,13 +99,20 @@ def head_names(model: PreTrainedModel) -> list[str]:
     return beside + [f"{model.base_model_prefix}.{name}" for name in poolers]
 
 
-def save_adapted(adapted: peft.PeftModel, folder: Path) -> None:
-    """Write the model with its adapters added in, and beside it `adapter/`."""
+def adapted_weights(adapted: peft.PeftModel) -> Weights:
+    """All that a checkpoint holds: `model` with the adapters added in, and `adapter`."""
     model = cast(PreTrainedModel, adapted.get_base_model())
-    model.save_pretrained(folder, state_dict=merged_weights(model))
+    return {"model": merged_weights(model), "adapter": _adapter_weights(adapted)}
+
+
+def save_adapted(adapted: peft.PeftModel, folder: Path, weights: Weights | None = None) -> None:
+    """Write the model with its adapters added in, and beside it `adapter/`: the present weights, or those given."""
+    weights = adapted_weights(adapted) if weights is None else weights
+    model = cast(PreTrainedModel, adapted.get_base_model())
+    model.save_pretrained(folder, state_dict=weights["model"])
     inner = folder / FOLDER
     inner.mkdir()
-    save_file(_adapter_weights(adapted), inner / WEIGHTS, metadata={"format": "pt"})
+    save_file(weights["adapter"], inner / WEIGHTS, metadata={"format": "pt"})
     config = copy.copy(cast(peft.LoraConfig, adapted.peft_config[_ADAPTER]))
     # peft keeps sets, whose order differs from process to process, and would train on by default.
     config.target_modules = sorted(config.target_modules or ())

@@ -6,7 +6,6 @@ With adapters the base model is always where the weights come from: a checkpoint
 import copy
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import cast
 
@@ -18,7 +17,7 @@ from kargah.compute.dropout import override_dropout
 from kargah.compute.failures import Code, TrainingFailed
 from kargah.compute.graft import graft, persian_tokenizer
 from kargah.compute.hardware import Hardware
-from kargah.compute.lora import adapt, adapted_names, load_adapter, save_adapted
+from kargah.compute.lora import Weights, adapt, adapted_names, adapted_weights, load_adapter, save_adapted
 from kargah.compute.model import (
     labels_of_folder,
     load_classifier,
@@ -35,14 +34,15 @@ ALIGNMENT_RATE = 3e-4
 
 @dataclass(frozen=True, slots=True)
 class Start:
-    """A model ready to train. `save` writes its weights into a folder that `from_pretrained` loads.
+    """A model ready to train. `save` writes what `weights` gave, or a copy, into a folder that `from_pretrained` loads.
 
     `num_parameters` are those of the model as it is saved, without adapters beside it.
     """
 
     tokenizer: PreTrainedTokenizerBase
     model: PreTrainedModel
-    save: Callable[[Path], None]
+    weights: Callable[[], Weights]
+    save: Callable[[Path, Weights], None]
     num_parameters: int
 
 
@@ -52,11 +52,11 @@ def starting_model(
     data: TrainingData,
     hardware: Hardware,
     log: Log,
-    check_wish: Callable[[], None],
+    get_on: Callable[[], None],
 ) -> Start:
     """The model of the checkpoint folder `resume`, else the base, grafted and adapted as the spec says.
 
-    Raises `TrainingFailed`, and whatever `check_wish` raises.
+    `get_on` is called whenever the work gets on. Raises `TrainingFailed`, and whatever `get_on` raises.
     """
     config = spec.config
     if resume is not None:
@@ -73,7 +73,7 @@ def starting_model(
         return _adapted(spec, config.lora, resume, tokenizer, model, log)
     if config.vocabulary == "fa":
         model.to(hardware.device)  # type: ignore[arg-type]
-        tokenizer = _graft(spec, model, tokenizer, data.train, log, check_wish)
+        tokenizer = _graft(spec, model, tokenizer, data.train, log, get_on)
     return _plain(tokenizer, model)
 
 
@@ -89,10 +89,13 @@ def _check_labels(resume: Path, labels: list[str]) -> None:
 
 
 def _plain(tokenizer: PreTrainedTokenizerBase, model: PreTrainedModel) -> Start:
-    def save(folder: Path) -> None:
-        model.save_pretrained(folder)
+    def weights() -> Weights:
+        return {"model": model.state_dict()}
 
-    return Start(tokenizer, model, save, num_parameters(model))
+    def save(folder: Path, weights: Weights) -> None:
+        model.save_pretrained(folder, state_dict=weights["model"])
+
+    return Start(tokenizer, model, weights, save, num_parameters(model))
 
 
 def _adapted(
@@ -117,7 +120,14 @@ def _adapted(
         targetModules=targets,
         numTrainableParameters=num_trained,
     )
-    return Start(tokenizer, model, partial(save_adapted, adapted), whole)
+
+    def weights() -> Weights:
+        return adapted_weights(adapted)
+
+    def save(folder: Path, weights: Weights) -> None:
+        save_adapted(adapted, folder, weights)
+
+    return Start(tokenizer, model, weights, save, whole)
 
 
 def _graft(
@@ -126,18 +136,20 @@ def _graft(
     tokenizer: PreTrainedTokenizerBase,
     rows: Rows,
     log: Log,
-    check_wish: Callable[[], None],
+    get_on: Callable[[], None],
 ) -> PreTrainedTokenizerBase:
     """Give the model a Persian vocabulary, and its texts their meaning. Returns the new tokenizer."""
     texts = [*rows.texts, *rows.pairs]
+    get_on()
     persian = persian_tokenizer(texts, tokenizer)
+    get_on()
     body = cast(PreTrainedModel, model.base_model)
     english = copy.deepcopy(body)
     grafted = graft(model, tokenizer, persian)
     log.info("vocabularyGrafted", vocabularySize=grafted.vocabulary_size, numGlossed=grafted.num_glossed)
     epochs = spec.config.alignment_epochs
     if epochs:
-        targets = sentence_vectors(english, tokenizer, glossed(texts, persian))
+        targets = sentence_vectors(english, tokenizer, glossed(texts, persian), between=get_on)
         align(
             body,
             persian,
@@ -147,6 +159,6 @@ def _graft(
             learning_rate=ALIGNMENT_RATE,
             seed=spec.config.seed,
             on_epoch=lambda epoch, loss: log.info("aligned", epoch=epoch, numEpochs=epochs, loss=loss),
-            check_wish=check_wish,
+            get_on=get_on,
         )
     return persian

@@ -46,6 +46,7 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _attempt(run_dir: RunDir, number: int, attempt: AttemptDir) -> int:
+    from kargah.compute.peaks import peak_memory
     from kargah.compute.sink import Log
     from kargah.compute.wishes import Wishes
 
@@ -59,6 +60,7 @@ def _attempt(run_dir: RunDir, number: int, attempt: AttemptDir) -> int:
         if failed:
             Log(journal).failed(ended)
         details = {**ended.params, "detail": ended.detail} if failed else {"bestCheckpoint": best}
+        details |= peak_memory()
         journal.append(
             "finished", durable=True, status=ended.outcome.value, step=ended.step, error=ended.error, details=details
         )
@@ -73,11 +75,13 @@ def _train(
 ) -> tuple[Exit, str | None]:
     """Train; every error becomes an `Exit`. Beside it the name of the best checkpoint."""
     from kargah.compute.failures import exit_of
+    from kargah.compute.heartbeat import Heartbeat
     from kargah.compute.sink import Log
 
     step = 0
     try:
         reserve.write_bytes(b"\0" * RESERVE_BYTES)
+        Heartbeat(run_dir.attempt(number).heartbeat).beat()
         Log(journal).info("loading")
         from kargah.compute.attempt import Progress, run_attempt
 

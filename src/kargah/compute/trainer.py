@@ -1,7 +1,7 @@
 """The one place that reaches into HF Trainer's private parts (transformers is pinned for it).
 
 Trainer keeps: the loop over epochs and accumulated batches, skipping to the middle of an epoch, optimizer, schedule,
-clipping, autocast, and the files of optimizer, schedule and random states. Replaced here:
+clipping, autocast, and reading the files of optimizer, schedule and random states. Replaced here:
 
     _maybe_log_save_evaluate     our hooks are asked instead; Trainer logs, evaluates and saves nothing by itself
     compute_loss, _get_num_items_in_batch   the loss is a sum over rows, divided by the rows of the whole step
@@ -10,13 +10,18 @@ clipping, autocast, and the files of optimizer, schedule and random states. Repl
     _load_from_checkpoint        the model was loaded from the checkpoint before the trainer was built
     create_optimizer             the input embedding may have a learning rate of its own
     log, floating_point_ops      silent
+
+A checkpoint's files are written here too, from copies: Trainer would write while training waits.
 """
 
+import copy
 import math
+import random
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch.utils.data import DataLoader
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, PrinterCallback, Trainer, TrainingArguments
@@ -24,9 +29,11 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase, PrinterCallba
 from kargah.compute.arguments import Plan
 from kargah.compute.batches import EpochBatches
 from kargah.compute.encode import EncodedRows
-from kargah.compute.hooks import Hook, StepEnd
+from kargah.compute.hooks import Hook, StateWriter, StepEnd
 from kargah.compute.hooks.window import Stopwatch
+from kargah.compute.lora import Weights
 from kargah.compute.scores import Evaluation
+from kargah.compute.snapshot import Snapshot
 from kargah.spec.control import Outcome
 from kargah.spec.layout import read_json, write_json
 
@@ -48,7 +55,8 @@ class EpochLoader(DataLoader[int]):
 class HookedTrainer(Trainer):
     """Trainer whose steps are reported to hooks, and whose loss is an `Objective`.
 
-    `evaluate_now` scores the validation rows with the present weights, `save_model` writes these into a folder.
+    `evaluate_now` scores the validation rows with the present weights. `weights` gives these for a checkpoint,
+    `save_weights` writes a copy of them into a folder.
     """
 
     def __init__(
@@ -56,7 +64,8 @@ class HookedTrainer(Trainer):
         *,
         model: PreTrainedModel,
         tokenizer: PreTrainedTokenizerBase,
-        save_model: Callable[[Path], None],
+        weights: Callable[[], Weights],
+        save_weights: Callable[[Path, Weights], None],
         arguments: TrainingArguments,
         optimizer: tuple[type[torch.optim.Optimizer], dict[str, Any]],
         embedding_learning_rate: float | None,
@@ -75,7 +84,10 @@ class HookedTrainer(Trainer):
         self._ending: Outcome | None = None
         self._model = model
         self._tokenizer = tokenizer
-        self._save_model = save_model
+        self._weights = weights
+        self._save_weights = save_weights
+        self._snapshot = Snapshot()
+        self._has_reserved = False
         self._rows = rows
         self._plan = plan
         self._objective = objective
@@ -94,7 +106,7 @@ class HookedTrainer(Trainer):
         for hook in self._hooks:
             if states and hook.name in states:
                 hook.load_state(states[hook.name])
-            endings.append(hook.on_start(step, self.write_state))
+            endings.append(hook.on_start(step, self.capture_state))
         for ending in endings:
             if ending is not None:
                 return ending
@@ -102,15 +114,24 @@ class HookedTrainer(Trainer):
         assert self._ending is not None, "a hook ends training at the last step"
         return self._ending
 
-    def write_state(self, folder: Path) -> None:
-        """Write everything a resumed run needs: weights, tokenizer, optimizer, schedule, random states, hooks."""
-        self._save_model(folder)
-        self._tokenizer.save_pretrained(folder)
-        self._save_optimizer_and_scheduler(str(folder))
-        self._save_scaler(str(folder))
-        self._save_rng_state(str(folder))
-        self.state.save_to_json(str(folder / "trainer_state.json"))
-        write_json(folder / HOOKS, {hook.name: hook.state() for hook in self._hooks if hook.name})
+    def capture_state(self) -> StateWriter:
+        """Copy everything a resumed run needs: weights, optimizer, schedule, random states, hooks. See `StateCapture`.
+
+        The names and the contents of the files are Trainer's, which reads them when it resumes.
+        """
+        taken = self._snapshot.take(self._state())
+        trainer_state = copy.deepcopy(self.state)
+        hook_states = {hook.name: hook.state() for hook in self._hooks if hook.name}
+
+        def write(folder: Path) -> None:
+            self._save_weights(folder, taken["weights"])
+            self._tokenizer.save_pretrained(folder)
+            for name, value in taken["files"].items():
+                torch.save(value, folder / name)
+            trainer_state.save_to_json(str(folder / "trainer_state.json"))
+            write_json(folder / HOOKS, hook_states)
+
+        return write
 
     def create_optimizer(self, model: Any = None) -> torch.optim.Optimizer:
         if self.optimizer is None and self._embedding_learning_rate is not None:
@@ -173,6 +194,9 @@ class HookedTrainer(Trainer):
         )
         for hook in self._hooks:
             hook.on_step_end(end)
+        if not self._has_reserved:  # an optimizer has its state only after a step
+            self._has_reserved = True
+            self._snapshot.reserve(self._state())
         with self._stopwatch.paused():
             if end.wants_evaluation:
                 evaluation = self._evaluate_now()
@@ -184,6 +208,15 @@ class HookedTrainer(Trainer):
             self._ending = end.ending
             self.control.should_training_stop = True
 
+    def _state(self) -> dict[str, Any]:
+        assert self.optimizer is not None, "Trainer makes it before the first step"
+        assert self.lr_scheduler is not None, "Trainer makes it before the first step"
+        files = {"optimizer.pt": self.optimizer.state_dict(), "scheduler.pt": self.lr_scheduler.state_dict()}
+        scaler = getattr(self.accelerator, "scaler", None)
+        if scaler is not None:
+            files["scaler.pt"] = scaler.state_dict()
+        return {"weights": self._weights(), "files": {**files, "rng_state.pth": _random_states()}}
+
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: torch.nn.Module | None = None) -> None:
         return
 
@@ -192,6 +225,13 @@ class HookedTrainer(Trainer):
 
     def floating_point_ops(self, inputs: dict[str, Any]) -> int:
         return 0
+
+
+def _random_states() -> dict[str, Any]:
+    states = {"python": random.getstate(), "numpy": np.random.get_state(), "cpu": torch.random.get_rng_state()}
+    if torch.cuda.is_available():
+        states["cuda"] = torch.cuda.random.get_rng_state()
+    return states
 
 
 def _give_own_rate(optimizer: torch.optim.Optimizer, module: torch.nn.Module, learning_rate: float) -> None:

@@ -10,12 +10,12 @@ import contextlib
 import json
 import threading
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any
+from typing import Any, cast
 
-from sqlalchemy import ColumnElement, Index, Integer, String, Text, func, select
+from sqlalchemy import ColumnElement, Index, Integer, String, Table, Text, func, insert, select
 from sqlalchemy.orm import Mapped, Session, mapped_column
 
 from kargah.ground.db import Base, Database, UtcDateTime, after_commit
@@ -33,6 +33,10 @@ class EventRow(Base):
     type: Mapped[str] = mapped_column(String(40))
     data: Mapped[str] = mapped_column(Text)
     created_at: Mapped[datetime] = mapped_column(UtcDateTime)
+
+
+_EVENTS = cast(Table, EventRow.__table__)
+_APPEND = insert(_EVENTS).returning(_EVENTS.c.id, sort_by_parameter_order=True)
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,14 +98,19 @@ class EventLog:
 
     def append(self, session: Session, topic: str, type: str, data: dict[str, Any]) -> int:
         """Append a fact within a write transaction; delivered after its commit. Returns its id."""
-        row = EventRow(
-            topic=topic, type=type, data=json.dumps(data, ensure_ascii=False, allow_nan=False), created_at=now()
-        )
-        session.add(row)
+        return self.append_all(session, topic, [(type, data)])[0]
+
+    def append_all(self, session: Session, topic: str, facts: Sequence[tuple[str, dict[str, Any]]]) -> list[int]:
+        """Append several facts (type and data) of one topic in their order. Returns their ids."""
+        if not facts:
+            return []
+        at = now()
+        rows = [{"topic": topic, "type": type, "data": _json(data), "created_at": at} for type, data in facts]
         session.flush()
-        event = Event(row.id, topic, type, data)
-        after_commit(session, lambda: self.publish(event))
-        return row.id
+        ids = list(session.execute(_APPEND, rows).scalars())
+        events = [Event(id, topic, type, data) for id, (type, data) in zip(ids, facts, strict=True)]
+        after_commit(session, lambda: self._publish_all(events))
+        return ids
 
     def publish(self, event: Event) -> None:
         """Hand a fact to whoever listens now. Directly only for facts that are not in the log."""
@@ -111,6 +120,10 @@ class EventLog:
             ]
         for listener in listeners:
             listener.offer(event)
+
+    def _publish_all(self, events: Iterable[Event]) -> None:
+        for event in events:
+            self.publish(event)
 
     def subscribe(self, topics: Iterable[str]) -> Subscription:
         """Listen from now on; `runs` also hears `runs:<id>`. Called on the event loop."""
@@ -151,3 +164,7 @@ class EventLog:
         """The id of the oldest fact still kept, 0 when there is none."""
         with self._database.read() as session:
             return session.scalar(select(func.min(EventRow.id))) or 0
+
+
+def _json(data: dict[str, Any]) -> str:
+    return json.dumps(data, ensure_ascii=False, allow_nan=False)

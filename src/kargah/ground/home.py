@@ -7,6 +7,10 @@ from pathlib import Path
 from kargah.ground.errors import CannotStart, HomeInUse
 from kargah.spec.lock import FileLock, LockHeld, holder_pid
 
+RESERVE_BYTES = 8 * 1024 * 1024
+RESERVE_BELOW_BYTES = 64 * 1024 * 1024
+"""With less free than this no reserve is taken: then the room is needed now."""
+
 
 class HomeUnusable(CannotStart):
     """The data directory cannot be made or written."""
@@ -26,6 +30,7 @@ class Home:
         self.uploads = root / "uploads"
         self.runs = root / "runs"
         self.backups = root / "backups"
+        self._reserve = root / "reserve"
         self._lock = FileLock(root / "server.lock")
 
     def prepare(self) -> None:
@@ -60,6 +65,15 @@ class Home:
     def server_pid(self) -> int | None:
         """The process of the server that works on this directory, if one does. Not for that server itself."""
         return holder_pid(self._lock.path)
+
+    def take_reserve(self) -> None:
+        """Keep a little room for the database's last words on a full disk; where there is plenty, if it was given."""
+        if not self._reserve.exists() and self.free_bytes() > RESERVE_BELOW_BYTES:
+            self._reserve.write_bytes(b"\0" * RESERVE_BYTES)
+
+    def give_reserve(self) -> None:
+        """The disk is full: give the reserved room to whoever has to write."""
+        self._reserve.unlink(missing_ok=True)
 
     def free_bytes(self) -> int:
         """Free space on the disk that holds the directory."""

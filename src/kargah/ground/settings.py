@@ -10,8 +10,6 @@ from urllib.parse import urlsplit
 import platformdirs
 from pydantic import Field, SecretStr, ValidationError, field_validator
 from pydantic_settings import BaseSettings, NoDecode, PydanticBaseSettingsSource, SettingsConfigDict
-from sqlalchemy import make_url
-from sqlalchemy.exc import ArgumentError
 
 from kargah.ground.errors import SettingsInvalid
 
@@ -48,6 +46,12 @@ class Settings(BaseSettings):
     executor: Literal["local"] = "local"
     local_runs: int = Field(default=0, ge=0, le=64)
     """Runs at once on this machine; 0 means one a GPU, one without."""
+    run_memory_bytes: int = Field(default=0, ge=0)
+    """Memory that all runs together may take; 0 means 85 % of the machine's, or of the container's."""
+    hung_after_seconds: int = Field(default=600, ge=0, le=604_800)
+    """A training program that lives but has said nothing for so long counts as hung; 0 means never."""
+    hung_runs: Literal["flag", "restart"] = "flag"
+    """What is done about a hung program: say so, or end it and go on from the last checkpoint."""
     token: SecretStr | None = None
     """What a request must carry as a bearer token; required for any address but loopback."""
     url: str = "http://127.0.0.1:8765"
@@ -105,6 +109,10 @@ class Settings(BaseSettings):
     @classmethod
     def _url(cls, value: str | None) -> str | None:
         if value is not None:
+            # Only here: most commands read the settings for the server's address, and the database's room is large.
+            from sqlalchemy import make_url
+            from sqlalchemy.exc import ArgumentError
+
             try:
                 make_url(value)
             except ArgumentError as error:

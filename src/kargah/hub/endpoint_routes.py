@@ -1,17 +1,16 @@
 """Routes of the hub's endpoints: which are configured, and a test of each. No token is ever sent out."""
 
-from typing import Annotated, Any
+from typing import Annotated
 
 from fastapi import APIRouter, Request, Response
 from pydantic import Field
 
 from kargah.assets.catalog import Catalog
 from kargah.ground.errors import Offline, ValidationFailed
-from kargah.ground.settings import PUBLIC_HUB, Settings
+from kargah.ground.settings import Settings
 from kargah.ground.web.documented import errors
 from kargah.ground.web.envelope import Body, Ok, Wire, language_of, ok
-from kargah.hub.reachability import Reached, try_configured
-from kargah.text.languages import Language
+from kargah.hub.endpoint_outcomes import described, outcomes, repo_ids_of
 
 
 class EndpointBody(Body):
@@ -61,45 +60,3 @@ def build_router(settings: Settings, catalog: Catalog) -> APIRouter:
         return ok(outcomes(settings, repo_ids_of(catalog), language_of(request), body.url))
 
     return router
-
-
-def described(settings: Settings) -> list[dict[str, Any]]:
-    """Every configured endpoint as the API tells of it."""
-    return [
-        {
-            "number": number,
-            "url": url,
-            "hasToken": settings.token_of(url) is not None,
-            "isDefault": url == PUBLIC_HUB,
-        }
-        for number, url in enumerate(settings.hub_endpoint, start=1)
-    ]
-
-
-def outcomes(
-    settings: Settings, repo_ids: list[str], language: Language, url: str | None = None
-) -> list[dict[str, Any]]:
-    """Every endpoint, or the one at `url`, after its test. Raises `Offline`, `ValidationFailed`."""
-    reached = {one.endpoint.url: one for one in try_configured(settings, repo_ids, url)}
-    return [
-        {**about, **_outcome(reached[about["url"]], language)}
-        for about in described(settings)
-        if about["url"] in reached
-    ]
-
-
-def repo_ids_of(catalog: Catalog) -> list[str]:
-    """Approved models that anybody may fetch: hubs should have them."""
-    return [entry.repo_id for entry in catalog.of_kind("model") if entry.source == "HuggingFace" and not entry.gated]
-
-
-def _outcome(reached: Reached, language: Language) -> dict[str, Any]:
-    return {
-        "ok": reached.is_usable,
-        "failedStep": reached.failed_step,
-        "reason": reached.reason,
-        "message": reached.message(language),
-        "usesProxy": reached.facts.get("usesProxy"),
-        "latencyMs": reached.latency_ms,
-        "bytesPerSecond": reached.bytes_per_second,
-    }

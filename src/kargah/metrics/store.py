@@ -5,9 +5,11 @@ import json
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any
+from functools import cache
+from itertools import groupby
+from typing import Any, cast
 
-from sqlalchemy import case, delete, func, select
+from sqlalchemy import Table, case, delete, func, select
 from sqlalchemy.dialects.postgresql import insert as postgresql_insert
 from sqlalchemy.dialects.sqlite import insert as sqlite_insert
 from sqlalchemy.orm import Session
@@ -34,33 +36,20 @@ class Point:
 
 def write_points(session: Session, run_id: str, attempt: int, points: Iterable[Point]) -> None:
     """Store points in order. A later attempt overwrites a step whole; within an attempt each kind fills its columns."""
-    insert = sqlite_insert if session.get_bind().dialect.name == "sqlite" else postgresql_insert
-    table = TrainingMetricRow.__table__
-    for point in points:
-        row = {
-            "run_id": run_id,
-            "step": point.step,
-            "epoch": point.epoch,
-            **point.values,
-            "attempt": attempt,
-            "non_finite": json.dumps(point.non_finite) if point.non_finite else None,
-            "timestamp": point.timestamp,
-        }
-        statement = insert(TrainingMetricRow).values(**row)
-        new = statement.excluded
-        same = table.c.attempt == new.attempt
-        changes: dict[str, Any] = {name: new[name] for name in ("epoch", "attempt", "timestamp", *point.values)}
-        for name in (*TRAINING, *EVALUATION):
-            if name not in point.values:
-                changes[name] = case((same, table.c[name]), else_=None)
-        if not point.non_finite:
-            changes["non_finite"] = case((same, table.c.non_finite), else_=None)
-        elif session.get_bind().dialect.name == "sqlite":
-            merged = func.json_patch(func.coalesce(table.c.non_finite, "{}"), new.non_finite)
-            changes["non_finite"] = case((same, merged), else_=new.non_finite)
-        else:
-            changes["non_finite"] = new.non_finite
-        session.execute(statement.on_conflict_do_update(index_elements=["run_id", "step"], set_=changes))
+    for (names, is_odd), alike in groupby(points, key=lambda point: (tuple(point.values), bool(point.non_finite))):
+        rows = [
+            {
+                "run_id": run_id,
+                "step": point.step,
+                "epoch": point.epoch,
+                **point.values,
+                "attempt": attempt,
+                "non_finite": json.dumps(point.non_finite) if is_odd else None,
+                "timestamp": point.timestamp,
+            }
+            for point in alike
+        ]
+        session.execute(_upsert(session.get_bind().dialect.name == "sqlite", names, is_odd), rows)
 
 
 def drop_after(session: Session, run_id: str, step: int) -> None:
@@ -135,6 +124,27 @@ def forget(session: Session, run_id: str) -> None:
     """Delete all that was measured of a run."""
     session.execute(delete(TrainingMetricRow).where(TrainingMetricRow.run_id == run_id))
     session.execute(delete(RunLogRow).where(RunLogRow.run_id == run_id))
+
+
+@cache
+def _upsert(is_sqlite: bool, names: tuple[str, ...], is_odd: bool) -> Any:
+    """The statement that stores points which measure `names`, some of them not finite where `is_odd`."""
+    table = cast(Table, TrainingMetricRow.__table__)
+    statement = (sqlite_insert if is_sqlite else postgresql_insert)(table)
+    new = statement.excluded
+    same = table.c.attempt == new.attempt
+    changes: dict[str, Any] = {name: new[name] for name in ("epoch", "attempt", "timestamp", *names)}
+    for name in (*TRAINING, *EVALUATION):
+        if name not in names:
+            changes[name] = case((same, table.c[name]), else_=None)
+    if not is_odd:
+        changes["non_finite"] = case((same, table.c.non_finite), else_=None)
+    elif is_sqlite:
+        merged = func.json_patch(func.coalesce(table.c.non_finite, "{}"), new.non_finite)
+        changes["non_finite"] = case((same, merged), else_=new.non_finite)
+    else:
+        changes["non_finite"] = new.non_finite
+    return statement.on_conflict_do_update(index_elements=["run_id", "step"], set_=changes)
 
 
 def _log_line(row: RunLogRow) -> dict[str, Any]:

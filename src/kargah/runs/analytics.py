@@ -16,6 +16,7 @@ from kargah.ground.ids import rfc3339
 from kargah.ground.web.paging import decode_place, encode_cursor
 from kargah.metrics import store
 from kargah.runs.models import AttemptRow, RunRow
+from kargah.runs.queue import Capacity, Waiting, waiting_runs
 from kargah.runs.states import ACTIVE, RunState
 from kargah.spec.journal import FAILED_LINE
 from kargah.text.fold import fold
@@ -50,6 +51,8 @@ def flat_row(run: RunRow, language: Language) -> dict[str, Any]:
         "startedAt": rfc3339(run.started_at),
         "finishedAt": rfc3339(run.finished_at),
         "progress": _progress(run),
+        "silentSince": rfc3339(run.silent_since),
+        "origin": run.origin,
     }
     if run.non_finite:
         row["nonFinite"] = run.non_finite
@@ -121,7 +124,9 @@ def status_of(
     }
 
 
-def training_status(session: Session, run: RunRow, language: Language, max_points: int) -> dict[str, Any]:
+def training_status(
+    session: Session, run: RunRow, language: Language, max_points: int, capacity: Capacity
+) -> dict[str, Any]:
     """`data` of `GET /api/training/status/{id}`: the same with the attempt and the place in the queue."""
     attempt = session.get(AttemptRow, (run.id, run.attempt)) if run.attempt else None
     shown = None
@@ -135,11 +140,37 @@ def training_status(session: Session, run: RunRow, language: Language, max_point
         }
     queue = None
     if run.status == RunState.QUEUED:
-        before = and_(RunRow.status == RunState.QUEUED, RunRow.queued_at < run.queued_at)
-        position = session.scalar(select(func.count()).select_from(RunRow).where(before)) or 0
-        busy = session.scalar(select(func.count()).select_from(RunRow).where(RunRow.status.in_(list(ACTIVE)))) or 0
-        queue = {"position": position + 1, "waitsFor": "slot" if busy else "supervisor"}
+        waiting = next((one for one in waiting_runs(session, capacity) if one.run_id == run.id), None)
+        queue = waiting and queue_place(waiting, language)
     return {**status_of(session, run, language, max_points), "attempt": shown, "queue": queue}
+
+
+def queue_place(waiting: Waiting, language: Language) -> dict[str, Any]:
+    """Where a run stands in the queue, what it waits for, and that in words."""
+    bytes_of = {"neededBytes": waiting.needed_bytes, "freeBytes": waiting.free_bytes}
+    known = {name: value for name, value in bytes_of.items() if value is not None}
+    message = translate(f"waits.{waiting.waits_for}", language, position=waiting.position, **known)
+    return {"position": waiting.position, "waitsFor": waiting.waits_for.value, "message": message, **known}
+
+
+def whole_queue(session: Session, language: Language, capacity: Capacity) -> dict[str, Any]:
+    """`data` of `GET /api/training/queue`."""
+    under_way = session.scalars(select(RunRow).where(RunRow.status.in_(list(ACTIVE)))).all()
+    waiting = waiting_runs(session, capacity)
+    rows = {run.id: run for run in session.scalars(select(RunRow).where(RunRow.status == RunState.QUEUED)).all()}
+    shown = []
+    for one in waiting:
+        run = rows[one.run_id]
+        names = {"runId": run.id, "jobId": run.job_id, "name": run.name, "baseModel": run.base_model}
+        shown.append({**names, "reservedBytes": run.reserved_bytes, **queue_place(one, language)})
+    return {
+        "slots": capacity.slots,
+        "gpus": len(capacity.gpus),
+        "memoryBytes": capacity.memory_bytes,
+        "reservedBytes": sum(run.reserved_bytes or 0 for run in under_way),
+        "running": [run.id for run in under_way],
+        "waiting": shown,
+    }
 
 
 def log_line(line: dict[str, Any], language: Language) -> dict[str, Any]:

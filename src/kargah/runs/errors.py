@@ -1,6 +1,8 @@
 """Errors of the runs room, and the codes a training program may leave in its `exit.json`."""
 
-from kargah.ground.errors import BadRequest, Conflict, KargahError, NotFound
+from kargah.ground.errors import BadRequest, Conflict, Forbidden, KargahError, NotFound
+from kargah.text.languages import Language
+from kargah.text.messages import translate
 
 
 class RunNotFound(NotFound):
@@ -12,7 +14,13 @@ class CheckpointNotFound(NotFound):
 
 
 class NoSuchFile(NotFound):
+    """A checkpoint has no file of that name."""
+
     code = "FILE_NOT_FOUND"
+
+    def message(self, language: Language) -> str:
+        """The sentence for a person; a repository that lacks a file has another one."""
+        return translate("checkpoint.noSuchFile", language, **self.params)
 
 
 class TaskNotSupported(BadRequest):
@@ -61,6 +69,42 @@ class DataDamaged(Conflict):
     """The files of a data set are not what they were when it arrived."""
 
     code = "DATA_DAMAGED"
+
+
+class DataChanged(Conflict):
+    """A data set is no longer the version that a run was trained on."""
+
+    code = "DATA_CHANGED"
+
+
+class SpecInvalid(Conflict):
+    """What a run was made of cannot be read."""
+
+    code = "SPEC_INVALID"
+
+
+class RunKnown(Conflict):
+    """A run that is to be taken over is here already."""
+
+    code = "RUN_KNOWN"
+
+
+class RunAlive(Conflict):
+    """A run that is to be taken over is being trained at this moment."""
+
+    code = "RUN_ALIVE"
+
+
+class PathNotAllowed(Forbidden):
+    """The server reads a path that somebody names only with a ticket in its data directory."""
+
+    code = "PATH_NOT_ALLOWED"
+
+
+class RangeNotSatisfiable(KargahError):
+    """A part of a file that lies behind its end."""
+
+    code, status = "RANGE_NOT_SATISFIABLE", 416
 
 
 class ComputeMissing(KargahError):

@@ -6,15 +6,17 @@ that changed one of them, before anybody is answered.
 
 import json
 import logging
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from kargah.ground.db import after_commit
 from kargah.ground.events import EventLog
 from kargah.ground.ids import rfc3339
-from kargah.runs.models import RunRow
+from kargah.runs.models import AttemptRow, RunRow
 from kargah.spec.layout import RunDir, read_json, write_json
 
 log = logging.getLogger(__name__)
@@ -38,7 +40,8 @@ class Ledger:
 
     def keep(self, session: Session, run: RunRow) -> None:
         """Write the record of `run` once the transaction of `session` is committed."""
-        after_commit(session, lambda: self._write(run.id, record_of(run)))
+        attempts = attempts_of(session, run.id)
+        after_commit(session, lambda: self._write(run.id, record_of(run, attempts)))
 
     def catch_up(self) -> None:
         """Write the records that a full disk refused before."""
@@ -59,7 +62,13 @@ class Ledger:
             self._late.pop(run_id, None)
 
 
-def record_of(run: RunRow) -> Record:
+def attempts_of(session: Session, run_id: str) -> list[AttemptRow]:
+    """The attempts of a run, in order."""
+    query = select(AttemptRow).where(AttemptRow.run_id == run_id)
+    return list(session.scalars(query.order_by(AttemptRow.number)).all())
+
+
+def record_of(run: RunRow, attempts: Sequence[AttemptRow]) -> Record:
     """What `record.json` says of a run. Times are RFC 3339."""
     return {
         "version": VERSION,
@@ -72,6 +81,8 @@ def record_of(run: RunRow) -> Record:
         "attempt": run.attempt,
         "numLosses": run.num_losses,
         "place": run.place,
+        "reservedBytes": run.reserved_bytes,
+        "step": run.step,
         "error": run.error,
         "errorParams": run.error_params,
         "origin": run.origin,
@@ -79,6 +90,18 @@ def record_of(run: RunRow) -> Record:
         "queuedAt": rfc3339(run.queued_at),
         "startedAt": rfc3339(run.started_at),
         "finishedAt": rfc3339(run.finished_at),
+        "attempts": [
+            {
+                "number": attempt.number,
+                "state": str(attempt.state),
+                "host": attempt.host,
+                "gpu": attempt.gpu,
+                "error": attempt.error,
+                "startedAt": rfc3339(attempt.started_at),
+                "endedAt": rfc3339(attempt.ended_at),
+            }
+            for attempt in attempts
+        ],
     }
 
 

@@ -85,6 +85,11 @@ def plan_run(session: Session, registry: Registry, run_id: str, body: StartBody,
     return Plan(spec, uses)
 
 
+def check_config(body: ConfigBody, *, has_gpu: bool) -> None:
+    """Refuse hyper-parameters that no run can have, whatever it trains. Raises `NotSupported`."""
+    _config(body, has_gpu=has_gpu)
+
+
 def _config(body: ConfigBody, *, has_gpu: bool) -> TrainConfig:
     given = {name: getattr(body, name) for name in body.model_fields_set if getattr(body, name) is not None}
     for name, allowed in (

@@ -43,9 +43,9 @@ MaxPoints = Annotated[int, Query(alias="maxPoints", ge=2, le=100_000)]
 def build_router(runs: Runs, drain: Drain) -> APIRouter:
     """The routes, bound to this server's runs."""
     router = APIRouter()
-    streams = RunStream(runs.database, runs.ledger.events)
+    streams = RunStream(runs.database, runs.ledger.events, runs.supervisor.capacity)
     known = errors(RunNotFound)
-    wished = errors(RunNotFound, InvalidState)
+    wished = errors(RunNotFound, InvalidState, DiskFull)
 
     @router.post(
         "/api/training/start",
@@ -83,9 +83,9 @@ def build_router(runs: Runs, drain: Drain) -> APIRouter:
         responses=wished,
         tags=["training"],
     )
-    def stop(run_id: str) -> Response:
-        """End a run; if it trains, with a checkpoint."""
-        return _wished(runs.stop(run_id))
+    def stop(run_id: str, force: bool = False) -> Response:
+        """End a run; if it trains, with a checkpoint. With `force` at once, as its last checkpoint left it."""
+        return _wished(runs.stop(run_id, force=force))
 
     @router.post(
         "/api/training/pause/{run_id}",
@@ -109,6 +109,24 @@ def build_router(runs: Runs, drain: Drain) -> APIRouter:
         """Put a paused run into the queue again."""
         return _wished(runs.resume(run_id))
 
+    @router.get("/api/training/queue", response_model=Ok[schemas.WholeQueue], tags=["training"])
+    def queue(request: Request) -> Response:
+        """The runs that wait, in their order, and what each waits for."""
+        with runs.database.read() as session:
+            return ok(analytics.whole_queue(session, language_of(request), runs.supervisor.capacity))
+
+    @router.post(
+        "/api/training/queue/{run_id}",
+        response_model=Ok[schemas.WholeQueue],
+        responses=errors(RunNotFound, InvalidState, ValidationFailed),
+        tags=["training"],
+    )
+    def move(request: Request, run_id: str, body: schemas.MoveBody) -> Response:
+        """Give a waiting run another place in the queue."""
+        runs.move(run_id, body.position)
+        with runs.database.read() as session:
+            return ok(analytics.whole_queue(session, language_of(request), runs.supervisor.capacity))
+
     @router.get(
         "/api/training/status/{run_id}", response_model=Ok[schemas.TrainingStatus], responses=known, tags=["training"]
     )
@@ -116,7 +134,9 @@ def build_router(runs: Runs, drain: Drain) -> APIRouter:
         """A run with curves, log, its attempt and its place in the queue."""
         with runs.database.read() as session:
             run = runs.get(session, run_id)
-            return ok(analytics.training_status(session, run, language_of(request), max_points))
+            return ok(
+                analytics.training_status(session, run, language_of(request), max_points, runs.supervisor.capacity)
+            )
 
     @router.get(
         "/api/training/stream/{run_id}", response_class=Response, responses={**EVENT_STREAM, **known}, tags=["training"]

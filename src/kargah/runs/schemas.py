@@ -126,6 +126,14 @@ class RunStatus(Wire):
     status: str
 
 
+class Origin(Wire):
+    """What a run was made from."""
+
+    kind: Literal["restore", "clone", "adopt"]
+    run_id: str | None = None
+    checkpoint_id: str | None = None
+
+
 class Job(Wire):
     """The flat row of a run, section 5 of the contract."""
 
@@ -151,6 +159,8 @@ class Job(Wire):
     started_at: str | None
     finished_at: str | None
     progress: int
+    silent_since: str | None = None
+    origin: Origin | None = None
     error: str | None = None
     message: str | None = None
     non_finite: dict[str, str] | None = None
@@ -199,10 +209,40 @@ class Attempt(Wire):
 
 
 class Queue(Wire):
-    """Where a waiting run stands and what it waits for."""
+    """Where a waiting run stands and what it waits for: `supervisor` (nothing), `turn`, `slot`, `memory`."""
 
     position: int
     waits_for: str
+    message: str
+    needed_bytes: int | None = None
+    free_bytes: int | None = None
+
+
+class QueuedRun(Queue):
+    """A run in the queue; `reservedBytes` is the memory set aside for it once it starts."""
+
+    run_id: str
+    job_id: str
+    name: str
+    base_model: str
+    reserved_bytes: int | None
+
+
+class WholeQueue(Wire):
+    """The queue in its order, and what there is for runs: how many at once, GPUs, memory of which some is reserved."""
+
+    slots: int
+    gpus: int
+    memory_bytes: int
+    reserved_bytes: int
+    running: list[str]
+    waiting: list[QueuedRun]
+
+
+class MoveBody(Body):
+    """Where a waiting run is to stand, from 1; beyond the end is the end."""
+
+    position: Annotated[int, Field(ge=1, le=1_000_000)]
 
 
 class TrainingStatus(JobStatus):

@@ -13,6 +13,7 @@ from kargah.ground.events import Event, EventLog, Lagged
 from kargah.ground.web.sse import ServerEvent
 from kargah.runs.analytics import log_line, training_status
 from kargah.runs.models import RunRow
+from kargah.runs.queue import Capacity
 from kargah.runs.states import ENDED, RunState
 from kargah.text.languages import Language
 
@@ -23,13 +24,14 @@ WAIT_SECONDS = 30
 class RunStream:
     """Makes streams of runs."""
 
-    def __init__(self, database: Database, events: EventLog) -> None:
+    def __init__(self, database: Database, events: EventLog, capacity: Capacity) -> None:
         self._database = database
+        self._capacity = capacity
         self._events = events
 
     def has_ended(self, run_id: str, last_id: int | None) -> bool:
         """Whether a client that names `last_id` has seen the run's final state."""
-        if last_id is None:
+        if last_id is None or self._too_old(last_id):
             return False
         with self._database.read() as session:
             if RunState(session.get_one(RunRow, run_id).status) not in ENDED:
@@ -82,7 +84,11 @@ class RunStream:
             run = session.get_one(RunRow, run_id)
             # Read in one transaction: the snapshot is the state right behind this event.
             sent = self._events.last_id_in(session)
-            return training_status(session, run, language, SNAPSHOT_POINTS), sent, RunState(run.status) in ENDED
+            return (
+                training_status(session, run, language, SNAPSHOT_POINTS, self._capacity),
+                sent,
+                RunState(run.status) in ENDED,
+            )
 
 
 def in_language(event: Event, language: Language) -> dict[str, Any]:

@@ -12,7 +12,8 @@ from 1. Types and their fields (steps count optimiser steps, losses are means ov
   attempt ends with: details name it (`error`, `detail`, its parameters), and the message is its detail
 - `checkpoint`: step, epoch, name, sizeBytes, metrics, best
 - `checkpointRemoved`: name, step
-- `finished`: status (`completed`, `stopped`, `paused`, `failed`), step, error, details
+- `finished`: status (`completed`, `stopped`, `paused`, `failed`), step, error, details (with `peakMemoryBytes`, and on
+  a GPU `peakGpuMemoryBytes`)
 
 A float that is NaN or infinite is null and named in `nonFinite` (`{"loss": "NaN"}`), for JSON has no such number.
 An incomplete last line is not there yet. The writer fsyncs at least once a second and with every checkpoint.

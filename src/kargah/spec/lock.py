@@ -3,13 +3,19 @@
 Held means alive: the kernel drops it when the holder ends, however it ends, and a forked child does not inherit it.
 POSIX also drops it when the holder opens and closes the same file a second time, so in the training program this
 module alone opens it. Others ask with `F_GETLK` (`holder_pid`) and never take it to find out.
+
+`exclusive` is for short work that two programs must not do at once, on a file of its own (`RunDir.checkpoints_lock`).
 """
 
 import fcntl
 import os
 import struct
 import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from weakref import WeakValueDictionary
 
 # struct flock of <fcntl.h>: Linux and macOS order its members differently.
 _FLOCK = "@qqihh" if sys.platform == "darwin" else "@hhqqi"
@@ -54,6 +60,23 @@ class FileLock:
         self.release()
 
 
+@contextmanager
+def exclusive(path: Path) -> Iterator[None]:
+    """Nobody else is inside an `exclusive` of the same file meanwhile: no process, no thread. Waits for its turn.
+
+    A thread cannot take the same file again inside. Never to be used on a run's own lock, for closing the file would
+    drop that. Raises `OSError` when the file cannot be opened, such as when its folder is gone.
+    """
+    # A record lock is the process's: other threads would be let in, and closing the file would drop it for them too.
+    with _guard_of(path):
+        handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        try:
+            fcntl.lockf(handle, fcntl.LOCK_EX)
+            yield
+        finally:
+            os.close(handle)
+
+
 def holder_pid(path: Path) -> int | None:
     """The process that holds the lock on `path`, or None when nobody does (or there is no such file).
 
@@ -73,3 +96,25 @@ def holder_pid(path: Path) -> int | None:
         return None if kind == fcntl.F_UNLCK else int(pid)
     finally:
         os.close(handle)
+
+
+class _Guard:
+    """A lock among the threads of this process; forgotten when no thread uses it."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+
+    def __enter__(self) -> None:
+        self._lock.acquire()
+
+    def __exit__(self, *_: object) -> None:
+        self._lock.release()
+
+
+_GUARDS: WeakValueDictionary[str, _Guard] = WeakValueDictionary()
+_GUARDS_LOCK = threading.Lock()
+
+
+def _guard_of(path: Path) -> _Guard:
+    with _GUARDS_LOCK:
+        return _GUARDS.setdefault(os.path.realpath(path), _Guard())

@@ -2,9 +2,9 @@
 (one file a room).
 
 A sentence may hold `{name}` placeholders; for a number with a format of Python's behind it (`{share:.2%}`,
-`{seconds:.2f}`, `{numRows:,}`). Integers and floats put into a Persian sentence get Persian digits and signs; strings
-(ids, columns, codes) stay as they are, each isolated (FSI … PDI) so that a Latin id does not turn the sentence around.
-Of a list each part is shown.
+`{seconds:.2f}`, `{numRows:,}`), or `size` for bytes (`{neededBytes:size}`). Integers and floats put into a Persian
+sentence get Persian digits and signs; strings (ids, columns, codes) stay as they are, each isolated (FSI … PDI) so
+that a Latin id does not turn the sentence around. Of a list each part is shown.
 """
 
 import json
@@ -15,9 +15,18 @@ from typing import Any
 
 from kargah.text.digits import decimal_to_persian
 from kargah.text.languages import Language
+from kargah.text.sizes import human_size
 
 FSI, PDI = "\u2068", "\u2069"
 _PERSIAN_SIGNS = str.maketrans({",": "٬", "%": "٪"})
+_PERSIAN_UNITS = {
+    "B": "بایت",
+    "KB": "کیلوبایت",
+    "MB": "مگابایت",
+    "GB": "گیگابایت",
+    "TB": "ترابایت",
+    "PB": "پتابایت",
+}
 
 
 class Sentence:
@@ -81,6 +90,9 @@ def _shown(value: Any, language: Language, spec: str) -> str:
         return translate(value.key, language, **value.params)
     if isinstance(value, bool) or value is None:
         return str(value)
+    if isinstance(value, int | float) and spec == "size":
+        amount, unit = (human_size(int(value)) or "").split(" ")
+        return f"{decimal_to_persian(amount)} {_PERSIAN_UNITS[unit]}" if language == "fa" else f"{amount} {unit}"
     if isinstance(value, int | float):
         number = format(value, spec) if spec else str(value)
         if language != "fa":

@@ -11,7 +11,7 @@ from kargah.app.commands.listing import every, find_asset
 from kargah.app.commands.removal import Yes
 from kargah.app.commands.removal import delete as delete_asset
 
-app = typer.Typer(cls=ListingGroup, help=say("help.assets"))
+app = typer.Typer(cls=ListingGroup)
 
 Kind = Annotated[Literal["model", "dataset", "checkpoint"] | None, typer.Option("--kind", help=say("help.kind"))]
 AssetId = Annotated[

@@ -1,17 +1,15 @@
 """`kargah catalog`: what is approved, whether it still holds, and requests for what is not approved yet."""
 
 import re
-from dataclasses import replace
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 from typer.core import TyperGroup
 
-from kargah.app.commands import catalog_check
+from kargah.app.commands import later
 from kargah.app.commands.console import (
     EXIT_USED_WRONGLY,
     AsJson,
-    Client,
     connected,
     fail,
     language,
@@ -23,12 +21,10 @@ from kargah.app.commands.console import (
     tell,
 )
 from kargah.app.commands.listing import every
-from kargah.assets.catalog import site_file_schema
-from kargah.ground.settings import load_settings
-from kargah.hub.catalog_draft import Facts, draft
-from kargah.hub.endpoint import configured_endpoints
-from kargah.hub.repo_info import PATIENCE
 from kargah.text.messages import translate
+
+if TYPE_CHECKING:
+    from kargah.client import Client
 
 REQUESTS = "/api/catalog/requests"
 _PREFIX = re.compile("[0-9a-f]{4,31}")
@@ -50,7 +46,7 @@ class CatalogGroup(TyperGroup):
         return super().parse_args(ctx, args)
 
 
-app = typer.Typer(cls=CatalogGroup, help=say("help.catalog"))
+app = typer.Typer(cls=CatalogGroup)
 Search = Annotated[str | None, typer.Option("--search", "-q", help=say("help.search"))]
 Dataset = Annotated[bool, typer.Option("--dataset", help=say("help.download.dataset"))]
 
@@ -67,13 +63,8 @@ def list_datasets(q: Search = None, as_json: AsJson = False) -> None:
     _list("datasets", q, as_json)
 
 
-app.command("check", help=_told("help.check"))(catalog_check.check)
-
-
-@app.command("schema", help=_told("help.schema"))
-def schema() -> None:
-    """The JSON Schema of a site's catalog file."""
-    print_json(site_file_schema())
+later.add(app, "check", _told("help.check"), "catalog_check.check")
+later.add(app, "schema", _told("help.schema"), "catalog_check.schema")
 
 
 @app.command("request", help=_told("help.request"))
@@ -111,7 +102,10 @@ def list_requests(
         if as_json:
             print_json(asked)
         elif as_toml:
-            _print_drafts(asked[::-1])
+            # Only here: drafts alone ask the hubs.
+            from kargah.app.commands.catalog_drafts import print_drafts
+
+            print_drafts(asked[::-1])
         elif not asked:
             tell(_told("none"))
         else:
@@ -188,24 +182,7 @@ def _show_requests(asked: list[dict[str, Any]]) -> None:
     show_rows(headings, rows, fold=[6])
 
 
-def _print_drafts(asked: list[dict[str, Any]]) -> None:
-    settings = load_settings()
-    facts = Facts(
-        [] if settings.offline else configured_endpoints(settings),
-        replace(PATIENCE, allow_private_redirects=settings.allow_private_redirects),
-    )
-    try:
-        for number, one in enumerate(asked):
-            note = _told("toml.asked", date=one["createdAt"][:10], num=one["numAsked"], requestId=one["requestId"])
-            looked = facts.look_up(one["kind"], one["id"])
-            notes = [note, *([one["reason"]] if one["reason"] else [])]
-            block = draft(one["kind"], one["id"], looked, notes, language())
-            typer.echo(("\n" if number else "") + block, nl=False)
-    finally:
-        facts.close()
-
-
-def _find_request(client: Client, given: str) -> str:
+def _find_request(client: "Client", given: str) -> str:
     """The request under an id or under its first digits; what names none is handed on, for the server to refuse."""
     if not _PREFIX.fullmatch(given.lower()):
         return given

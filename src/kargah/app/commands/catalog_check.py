@@ -1,4 +1,4 @@
-"""`kargah catalog check`: the catalog's files against their form, and what they approve against the hubs."""
+"""`kargah catalog check` and `schema`: the catalog's files against their form, what they approve against the hubs."""
 
 import threading
 import time
@@ -23,7 +23,7 @@ from kargah.app.commands.console import (
     show_rows,
     tell,
 )
-from kargah.assets.catalog import Entry, Problem, Reading, read_catalog
+from kargah.assets.catalog import Entry, Problem, Reading, read_catalog, site_file_schema
 from kargah.assets.catalog_rules import examine_rules, sentence
 from kargah.ground.errors import KargahError
 from kargah.ground.settings import Settings, load_settings
@@ -70,6 +70,11 @@ def check(
         raise typer.Exit(EXIT_FAILED)
     if nobody:
         raise typer.Exit(EXIT_UNREACHABLE)
+
+
+def schema() -> None:
+    """The JSON Schema of a site's catalog file."""
+    print_json(site_file_schema())
 
 
 def _origin(reading: Reading, entry: Entry) -> str:

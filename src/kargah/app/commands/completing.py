@@ -1,12 +1,12 @@
-"""What the shell offers for an argument: ids from the server, which is asked for half a second and never waited for."""
+"""What the shell offers for an argument: ids from the server, which is asked for half a second and never waited for.
+
+Every verb names what completes its arguments, and few are completed: what asks is loaded when it asks.
+"""
 
 from collections.abc import Callable
 from typing import Any
 
-import httpx
-
 from kargah.ground.errors import KargahError
-from kargah.ground.settings import Settings, load_settings
 from kargah.text.languages import LANGUAGES
 from kargah.text.messages import catalog
 
@@ -51,6 +51,8 @@ def approved(incomplete: str) -> Offer:
 
 def setting_names(incomplete: str) -> list[str]:
     """Names of settings."""
+    from kargah.ground.settings import Settings
+
     return [name for name in Settings.model_fields if name.startswith(incomplete)]
 
 
@@ -74,6 +76,10 @@ def _beginning(every: list[dict[str, Any]], incomplete: str, about: Callable[[di
 
 
 def _asked(path: str, **params: Any) -> list[dict[str, Any]]:
+    import httpx
+
+    from kargah.ground.settings import load_settings
+
     try:
         settings = load_settings()
         token = settings.token.get_secret_value() if settings.token else None

@@ -25,7 +25,7 @@ from kargah.app.commands.console import (
 from kargah.ground.errors import KargahError
 from kargah.ground.settings import Settings, load_settings
 
-app = typer.Typer(no_args_is_help=True, help=say("help.config"))
+app = typer.Typer(no_args_is_help=True)
 
 Name = Annotated[
     str,

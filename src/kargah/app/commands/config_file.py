@@ -12,8 +12,6 @@ from typing import Any
 
 import tomlkit
 from pydantic import SecretStr, ValidationError
-from sqlalchemy import make_url
-from sqlalchemy.exc import ArgumentError
 from tomlkit.exceptions import ParseError
 
 from kargah.ground.errors import SettingsInvalid
@@ -127,7 +125,13 @@ def _holds_secret(name: str, value: Any) -> bool:
 
 
 def _has_password(value: Any) -> bool:
+    if not isinstance(value, str) or "://" not in value:
+        return False
+    # Only here: to read settings takes no database's room.
+    from sqlalchemy import make_url
+    from sqlalchemy.exc import ArgumentError
+
     try:
-        return isinstance(value, str) and "://" in value and bool(make_url(value).password)
+        return bool(make_url(value).password)
     except ArgumentError:
         return False

@@ -9,7 +9,7 @@ import re
 import sys
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Annotated, Any, NoReturn
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 from rich.cells import cell_len
@@ -21,18 +21,27 @@ from rich.table import Table
 from rich.text import Text
 
 from kargah.app.commands.terminal import EXIT_INTERRUPTED as EXIT_INTERRUPTED
-from kargah.app.commands.terminal import Output, reader_left, takes_unicode
-from kargah.client import AnswerLost, ApiError, ServerUnreachable
-from kargah.client import Client as Client
+from kargah.app.commands.terminal import reader_left, takes_unicode
 from kargah.ground.errors import KargahError
-from kargah.ground.settings import load_settings
 from kargah.text.digits import decimal_to_persian
 from kargah.text.languages import Language, from_environment
 from kargah.text.messages import FSI, PDI, translate
 
+if TYPE_CHECKING:
+    from kargah.client import Client
+
 EXIT_FAILED, EXIT_USED_WRONGLY, EXIT_REFUSED, EXIT_UNREACHABLE = 1, 2, 3, 4
 NARROW_CELLS = 120
 RLI = "\u2067"
+
+
+class Output(Console):
+    """A console that ends the command quietly when nobody reads any more."""
+
+    def on_broken_pipe(self) -> NoReturn:
+        """Called by rich when the reader of a pipe went away."""
+        reader_left()
+
 
 out = Output(highlight=False, emoji=False)
 err = Output(stderr=True, highlight=False, emoji=False)
@@ -144,11 +153,15 @@ def fail(message: str, code: int) -> NoReturn:
 
 
 @contextmanager
-def connected(interrupted: str = "interrupted") -> Iterator[Client]:
+def connected(interrupted: str = "interrupted") -> Iterator["Client"]:
     """A client of the server; what goes wrong with it becomes a sentence and an exit code.
 
     `interrupted` is the key of the sentence that Ctrl-C ends with: what it ended, and what it did not.
     """
+    # Only here: help, and what needs no server, comes without HTTP and settings.
+    from kargah.client import AnswerLost, ApiError, Client, ServerUnreachable
+    from kargah.ground.settings import load_settings
+
     try:
         settings = load_settings()
         client = Client(settings.url, settings.token.get_secret_value() if settings.token else None, language())

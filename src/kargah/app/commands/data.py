@@ -30,7 +30,7 @@ from kargah.app.commands.uploading import Parcel, checked_files, pairs, send
 
 SHOWN_LABELS = 50
 
-app = typer.Typer(cls=ListingGroup, help=say("help.data"))
+app = typer.Typer(cls=ListingGroup)
 
 DatasetId = Annotated[
     str,

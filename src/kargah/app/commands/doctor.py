@@ -44,10 +44,17 @@ def _say(key: str, /, **params: object) -> str:
 def doctor(
     full: Annotated[bool, typer.Option("--full", help=_say("help.full"))] = False,
     device: Annotated[list[str] | None, typer.Option("--device", help=_say("help.device"))] = None,
+    rebuild: Annotated[bool, typer.Option("--rebuild", help=_say("help.rebuild"))] = False,
     as_json: AsJson = False,
     quick: Annotated[bool, typer.Option("--quick", hidden=True)] = False,
 ) -> None:
     """Look at this machine and this installation. Exit code 1 when something is broken."""
+    if rebuild:
+        # Only here: it takes every room of the server.
+        from kargah.app.commands.rebuilding import rebuild_database
+
+        rebuild_database(as_json)
+        return
     if full:
         findings = _full(device or [], as_json=as_json, quick=quick)
     elif device:

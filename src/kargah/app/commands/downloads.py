@@ -10,7 +10,7 @@ from kargah.app.commands.download import phase_of
 from kargah.app.commands.groups import ListingGroup
 from kargah.text.sizes import human_size
 
-app = typer.Typer(cls=ListingGroup, help=say("help.downloads"))
+app = typer.Typer(cls=ListingGroup)
 
 AssetId = Annotated[
     str,

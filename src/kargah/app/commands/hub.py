@@ -21,7 +21,7 @@ from kargah.app.commands.groups import ListingGroup
 from kargah.assets.catalog import load_catalog
 from kargah.ground.errors import KargahError, Offline, ValidationFailed
 from kargah.ground.settings import load_settings
-from kargah.hub.endpoint_routes import described, outcomes, repo_ids_of
+from kargah.hub.endpoint_outcomes import described, outcomes, repo_ids_of
 from kargah.text.messages import translate
 from kargah.text.sizes import human_size
 
@@ -30,7 +30,7 @@ def _told(key: str, /, **params: Any) -> str:
     return translate(f"mirrors.{key}", language(), **params)
 
 
-app = typer.Typer(cls=ListingGroup, help=_told("help.hub"))
+app = typer.Typer(cls=ListingGroup)
 
 
 @app.command("list", help=_told("help.list"))

@@ -10,7 +10,7 @@ import os
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Any, BinaryIO
+from typing import TYPE_CHECKING, Annotated, Any, BinaryIO
 
 import httpx
 import typer
@@ -22,7 +22,6 @@ from kargah.app.commands.console import (
     EXIT_REFUSED,
     EXIT_USED_WRONGLY,
     AsJson,
-    Client,
     connected,
     fail,
     language,
@@ -41,6 +40,9 @@ from kargah.hub.import_survey import Survey, entry_of, survey
 from kargah.hub.selection import select
 from kargah.spec.manifest import MANIFEST
 from kargah.text.messages import translate
+
+if TYPE_CHECKING:
+    from kargah.client import Client
 
 ANSWER_SECONDS = 3600.0
 """How long the server may take to look through an archive for its name before it answers."""
@@ -101,7 +103,7 @@ def import_(
             tell(say(f"import.{proof}"))
 
 
-def send(client: Client, parcel: Parcel) -> dict[str, Any]:
+def send(client: "Client", parcel: Parcel) -> dict[str, Any]:
     """Send the files. Returns the server's `data`. Raises `ApiError`, `ServerUnreachable`, `OSError`.
 
     Ctrl-C before the last byte takes the import back: the connection ends, and the server keeps nothing of it.
@@ -123,7 +125,7 @@ def send(client: Client, parcel: Parcel) -> dict[str, Any]:
     return data
 
 
-def _parcel(client: Client, path: Path, asset_id: str | None, kind: Kind) -> Parcel:
+def _parcel(client: "Client", path: Path, asset_id: str | None, kind: Kind) -> Parcel:
     if path.is_file():
         approved = _approved(client, kind)
         fields = {} if asset_id is None else {f"{kind}Id": _catalog(approved, kind).require(kind, asset_id).id}
@@ -152,7 +154,7 @@ def _wanted(found: Survey, kind: Kind) -> dict[str, Member]:
     return wanted if found.manifest is None else {**wanted, MANIFEST: found.manifest}
 
 
-def _approved(client: Client, kind: Kind) -> list[dict[str, Any]]:
+def _approved(client: "Client", kind: Kind) -> list[dict[str, Any]]:
     approved: list[dict[str, Any]] = client.get(f"/api/catalog/{kind}s")
     return approved
 
@@ -178,7 +180,7 @@ def _is_ready(approved: list[dict[str, Any]], entry_id: str) -> bool:
     return any(one["id"] == entry_id and one["status"] == "ready" for one in approved)
 
 
-def _asset(client: Client, kind: Kind, entry_id: str | None) -> dict[str, Any]:
+def _asset(client: "Client", kind: Kind, entry_id: str | None) -> dict[str, Any]:
     return next((one for one in _approved(client, kind) if one["id"] == entry_id), {})
 
 

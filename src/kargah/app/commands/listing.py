@@ -2,18 +2,21 @@
 
 import re
 from collections.abc import Callable, Iterable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
-from kargah.app.commands.console import EXIT_REFUSED, EXIT_USED_WRONGLY, Client, fail, language, say
+from kargah.app.commands.console import EXIT_REFUSED, EXIT_USED_WRONGLY, fail, language, say
 from kargah.assets.errors import AssetNotFound
+
+if TYPE_CHECKING:
+    from kargah.client import Client
 
 PAGE_ROWS = 1000
 JOBS = "/api/analysis/training/jobs"
 _PREFIX = re.compile("[0-9a-f]{4,31}")
 
 
-def every(client: Client, path: str, limit: int | None = None, **params: Any) -> list[dict[str, Any]]:
+def every(client: "Client", path: str, limit: int | None = None, **params: Any) -> list[dict[str, Any]]:
     """Rows of a paged list: all of them, or the first `limit`. Raises `ApiError`, `ServerUnreachable`."""
     rows: list[dict[str, Any]] = []
     asked: dict[str, Any] = {name: value for name, value in params.items() if value is not None}
@@ -27,7 +30,7 @@ def every(client: Client, path: str, limit: int | None = None, **params: Any) ->
         asked["cursor"] = following
 
 
-def find_run(client: Client, given: str) -> str:
+def find_run(client: "Client", given: str) -> str:
     """The run that `given` names, ready for a path: an id, a job's id, or the first four or more digits of either.
 
     What names no run is handed on, for the server to refuse. Ends the command when several runs begin so.
@@ -40,7 +43,7 @@ def find_run(client: Client, given: str) -> str:
     return str(found[0]["runId"]) if found else as_path(given)
 
 
-def find_asset(client: Client, given: str, kind: str | None = None) -> dict[str, Any]:
+def find_asset(client: "Client", given: str, kind: str | None = None) -> dict[str, Any]:
     """The asset held under the id `given`, or under the only id of ours that begins so. Ends the command for none."""
     held = every(client, "/api/assets", kind=kind)
     found = [asset for asset in held if asset["id"] == given]

@@ -2,14 +2,17 @@
 
 from collections import deque
 from collections.abc import Iterator
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
 from kargah.app.commands import completing
-from kargah.app.commands.console import AsJson, Client, connected, print_json, say, tell
+from kargah.app.commands.console import AsJson, connected, print_json, say, tell
 from kargah.app.commands.listing import find_run
 from kargah.app.commands.run_report import show_line
+
+if TYPE_CHECKING:
+    from kargah.client import Client
 
 LEVELS = ("info", "warning", "error")
 DEFAULT_LINES = 50
@@ -49,7 +52,7 @@ def logs(
         show_line(line)
 
 
-def _follow(client: Client, run_id: str, lines: int, wanted: tuple[str, ...], as_json: bool) -> None:
+def _follow(client: "Client", run_id: str, lines: int, wanted: tuple[str, ...], as_json: bool) -> None:
     heard = Heard()
     started = False
     status = ""

@@ -37,16 +37,11 @@ def delete(given: str, kind: str | None, yes: bool, as_json: bool) -> None:
         tell(say("deleted", id=asset["id"], size=figure(human_size(freed["freedBytes"]))))
 
 
-def _ask(asset: dict[str, Any]) -> None:
+def confirm(question: str) -> None:
+    """Ask before something is deleted. Ends the command for a no, and where there is nobody to ask."""
     if sys.stdin is None or not sys.stdin.isatty():
         fail(say("needsYes"), EXIT_USED_WRONGLY)
-    names = {
-        "id": asset["id"],
-        "name": asset["name"],
-        "size": figure(asset["size"]),
-        "kind": say(f"kind.{asset['kind']}"),
-    }
-    tell(say("askDelete", **names), to_errors=True)
+    tell(question, to_errors=True)
     err.print(say("askAnswer"), end="", markup=False)
     try:
         answer = input()
@@ -54,3 +49,13 @@ def _ask(asset: dict[str, Any]) -> None:
         answer = ""
     if answer.strip().lower() not in _AGREED:
         fail(say("notDeleted"), EXIT_FAILED)
+
+
+def _ask(asset: dict[str, Any]) -> None:
+    names = {
+        "id": asset["id"],
+        "name": asset["name"],
+        "size": figure(asset["size"]),
+        "kind": say(f"kind.{asset['kind']}"),
+    }
+    confirm(say("askDelete", **names))

@@ -60,7 +60,7 @@ def _fields(run: dict[str, Any]) -> list[tuple[str, str | None]]:
         ("name", run["name"]),
         ("status", say(f"status.{run['status']}")),
         ("error", f"{run['message']} [{run['error']}]" if run.get("error") else None),
-        ("queue", say(f"queue.{queue['waitsFor']}", position=queue["position"]) if queue else None),
+        ("queue", queue["message"] if queue else None),
         ("task", run["task"]),
         ("base", run["baseModel"]),
         ("teacher", run["teacherModel"]),

@@ -50,7 +50,7 @@ def say(key: str, /, **params: Any) -> str:
     return translate(f"setup.{key}", language(), **params)
 
 
-app = typer.Typer(no_args_is_help=True, help=say("help.setup"))
+app = typer.Typer(no_args_is_help=True)
 
 
 @app.callback()

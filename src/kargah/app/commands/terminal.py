@@ -10,17 +10,7 @@ from collections.abc import Callable
 from types import FrameType
 from typing import NoReturn, TextIO
 
-from rich.console import Console
-
 EXIT_INTERRUPTED, EXIT_PIPE, EXIT_TERMINATED = 130, 141, 143
-
-
-class Output(Console):
-    """A console that ends the command quietly when nobody reads any more."""
-
-    def on_broken_pipe(self) -> NoReturn:
-        """Called by rich when the reader of a pipe went away."""
-        reader_left()
 
 
 def run(program: Callable[[], object]) -> NoReturn:

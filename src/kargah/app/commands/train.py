@@ -1,7 +1,7 @@
 """`kargah train`: a run through the server, or, given a spec file, the training program alone with no server."""
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn
@@ -10,7 +10,6 @@ from kargah.app.commands import completing
 from kargah.app.commands.console import (
     EXIT_FAILED,
     AsJson,
-    Client,
     connected,
     fail,
     figure,
@@ -22,6 +21,9 @@ from kargah.app.commands.console import (
 )
 from kargah.app.commands.hyperparameters import config_of
 from kargah.app.commands.training_alone import train_alone
+
+if TYPE_CHECKING:
+    from kargah.client import Client
 
 
 def train(
@@ -69,7 +71,7 @@ def train(
         tell(say("runQueued", id=run_id) if detach else say("runEnded", status=_state(final["status"]), **figures))
 
 
-def watch(client: Client, run_id: str) -> None:
+def watch(client: "Client", run_id: str) -> None:
     """Follow a run to its end, with a live bar where there is a terminal."""
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     with progress_bar(*columns, TextColumn("{task.fields[figures]}")) as bar:

@@ -5,21 +5,22 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import TYPE_CHECKING, Any, BinaryIO
 
-import httpx
 import typer
 from rich.progress import BarColumn, DownloadColumn, TextColumn, TimeRemainingColumn, TransferSpeedColumn
 
 from kargah.app.commands.console import (
     EXIT_INTERRUPTED,
     EXIT_USED_WRONGLY,
-    Client,
     fail,
     isolated,
     progress_bar,
     say,
 )
+
+if TYPE_CHECKING:
+    from kargah.client import Client
 
 ANSWER_SECONDS = 600.0
 """How long the server may take to look at what it got before it answers."""
@@ -62,11 +63,14 @@ def pairs(given: list[str], option: str) -> dict[str, str]:
     return found
 
 
-def send(client: Client, parcel: Parcel) -> dict[str, Any]:
+def send(client: "Client", parcel: Parcel) -> dict[str, Any]:
     """Send the files. Returns the server's `data`. Raises `ApiError`, `ServerUnreachable`.
 
     Ctrl-C before the last byte takes the upload back: the connection ends, and the server keeps nothing of it.
     """
+    # Only here: the other verbs of data sets show their help without HTTP.
+    import httpx
+
     fields = {"name": parcel.name}
     if parcel.columns:
         fields["columns"] = json.dumps(parcel.columns, ensure_ascii=False)

@@ -18,7 +18,10 @@ from kargah.compute.scores import Evaluation
 from kargah.spec.control import Outcome
 
 StateWriter = Callable[[Path], None]
-"""Writes weights, optimizer, schedule, random states and the hooks' states into a folder."""
+"""Writes weights, optimizer, schedule, random states and the hooks' states into a folder, from any thread."""
+
+StateCapture = Callable[[], StateWriter]
+"""Copies that state as it is now. What it gives writes the copy, and is good until the next capture."""
 
 
 @dataclass(slots=True)
@@ -51,7 +54,7 @@ class Hook:
 
     name = ""
 
-    def on_start(self, step: int, write_state: StateWriter) -> Outcome | None:
+    def on_start(self, step: int, capture: StateCapture) -> Outcome | None:
         """Training is about to go on from `step`. An outcome means that there is nothing to do."""
         return None
 

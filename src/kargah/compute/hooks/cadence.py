@@ -1,6 +1,6 @@
 """When to evaluate, when to write a checkpoint, when the planned steps are done."""
 
-from kargah.compute.hooks import Hook, StateWriter, StepEnd
+from kargah.compute.hooks import Hook, StateCapture, StepEnd
 from kargah.spec.control import Outcome
 from kargah.spec.run_spec import TrainConfig
 
@@ -13,7 +13,7 @@ class Cadence(Hook):
         self._total_steps = total_steps
         self._can_evaluate = can_evaluate
 
-    def on_start(self, step: int, write_state: StateWriter) -> Outcome | None:
+    def on_start(self, step: int, capture: StateCapture) -> Outcome | None:
         return Outcome.COMPLETED if step >= self._total_steps else None
 
     def on_step_end(self, end: StepEnd) -> None:

@@ -1,6 +1,6 @@
 """The wish of a person or a signal, obeyed between two steps: checkpoint, then end paused or stopped."""
 
-from kargah.compute.hooks import Hook, StateWriter, StepEnd
+from kargah.compute.hooks import Hook, StateCapture, StepEnd
 from kargah.compute.sink import Log
 from kargah.compute.wishes import Wishes
 from kargah.spec.control import Outcome, Wish
@@ -16,7 +16,7 @@ class Control(Hook):
         self._wishes = wishes
         self._log = log
 
-    def on_start(self, step: int, write_state: StateWriter) -> Outcome | None:
+    def on_start(self, step: int, capture: StateCapture) -> Outcome | None:
         return OUTCOME_OF.get(self._wishes.present())
 
     def on_step_end(self, end: StepEnd) -> None:

@@ -3,7 +3,7 @@
 import math
 from typing import Any
 
-from kargah.compute.hooks import Hook, StateWriter, StepEnd
+from kargah.compute.hooks import Hook, StateCapture, StepEnd
 from kargah.compute.scores import Evaluation
 from kargah.compute.sink import Log
 from kargah.spec.control import Outcome
@@ -31,7 +31,7 @@ class EarlyStopping(Hook):
         """Whether the patience is used up."""
         return self._num_worse >= self._patience
 
-    def on_start(self, step: int, write_state: StateWriter) -> Outcome | None:
+    def on_start(self, step: int, capture: StateCapture) -> Outcome | None:
         return Outcome.COMPLETED if self.has_stopped else None
 
     def on_evaluation(self, end: StepEnd, evaluation: Evaluation) -> None:

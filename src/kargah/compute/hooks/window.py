@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from kargah.compute.failures import Code, TrainingFailed
-from kargah.compute.hooks import Hook, StateWriter, StepEnd
+from kargah.compute.hooks import Hook, StateCapture, StepEnd
 from kargah.compute.sink import Sink
 from kargah.spec.control import Outcome
 
@@ -56,7 +56,7 @@ class LogWindow(Hook):
         self._logged_step = 0
         self._seconds_before = 0.0
 
-    def on_start(self, step: int, write_state: StateWriter) -> Outcome | None:
+    def on_start(self, step: int, capture: StateCapture) -> Outcome | None:
         self._stopwatch.restart(self._seconds_before)
         return None
 

@@ -7,9 +7,7 @@ repetition), and once without dropout, whose losses another device must show too
 
 import itertools
 import math
-import resource
 import statistics
-import sys
 import tempfile
 import time
 from collections.abc import Iterator
@@ -38,6 +36,7 @@ from kargah.compute.model import (
     num_parameters,
     takes_token_types,
 )
+from kargah.compute.peaks import peak_process_bytes
 from kargah.compute.selftest.speed import synchronize
 from kargah.compute.sink import Log
 from kargah.spec.run_spec import TrainConfig
@@ -195,8 +194,7 @@ def _peak_bytes(device: torch.device) -> tuple[int | None, str | None]:
         return int(torch.xpu.max_memory_allocated(device)), None
     if device.type == "mps":
         return None, "MPS does not tell its peak"
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak if sys.platform == "darwin" else peak * 1024, None
+    return peak_process_bytes(), None
 
 
 def _number(value: float) -> float | None:
