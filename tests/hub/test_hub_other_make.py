@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import re
 import socket
 import threading
 from dataclasses import replace
@@ -47,6 +48,11 @@ def _arrive(workshop: Workshop, hub: OtherHub, *endpoints: str | Endpoint) -> Jo
     return job
 
 
+def _name(value: Any) -> str:
+    """A parameter as a name that is the same in every process: without addresses."""
+    return re.sub(" at 0x[0-9a-f]+", "", str(value))[:60].encode("ascii", "replace").decode()
+
+
 @pytest.mark.parametrize(
     "habits",
     [
@@ -75,7 +81,7 @@ def _arrive(workshop: Workshop, hub: OtherHub, *endpoints: str | Endpoint) -> Jo
         {"full_status": 206},
         {"etag": 'W/"a", "b"'},
     ],
-    ids=str,
+    ids=_name,
 )
 def test_a_habit_is_lived_with(workshop: Workshop, habits: dict[str, Any]) -> None:
     with OtherHub(REPO, FILES, **habits) as hub:
@@ -187,7 +193,7 @@ LFS = {"oid": hashlib.sha256(WEIGHTS).hexdigest(), "size": len(WEIGHTS)}
             )
         ),
     ],
-    ids=lambda value: str(value)[:60].encode("ascii", "replace").decode(),
+    ids=_name,
 )
 def test_a_lie_is_refused(workshop: Workshop, habits: dict[str, Any], code: str) -> None:
     with OtherHub(REPO, FILES, **habits) as hub:
@@ -233,7 +239,7 @@ def test_one_content_under_two_names_and_a_path_told_twice_the_same(workshop: Wo
         ((304, {}, b""), "NOT_A_HUB"),
         ((418, {}, b""), "NOT_A_HUB"),
     ],
-    ids=lambda value: str(value)[:50].encode("ascii", "replace").decode(),
+    ids=_name,
 )
 @pytest.mark.parametrize("on", ["", f"/tree/{COMMIT}"])
 def test_an_answer_that_makes_no_sense(
