@@ -51,9 +51,11 @@ def flat_row(run: RunRow, language: Language) -> dict[str, Any]:
         "startedAt": rfc3339(run.started_at),
         "finishedAt": rfc3339(run.finished_at),
         "progress": _progress(run),
-        "silentSince": rfc3339(run.silent_since),
-        "origin": run.origin,
     }
+    if run.silent_since:
+        row["silentSince"] = rfc3339(run.silent_since)
+    if run.origin:
+        row["origin"] = run.origin
     if run.non_finite:
         row["nonFinite"] = run.non_finite
     if run.error:
