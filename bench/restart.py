@@ -59,7 +59,7 @@ def measure(*, quick: bool) -> Table:
             f"the {NUM_ACTIVE} active runs are processes that hold the run's lock and journal 5 steps a second, and "
             "train nothing",
             f"a finished run has {NUM_METRICS} steps in the database and the event log, its directory, two checkpoints",
-            "attached: listed as running with a step that was journalled after the server's start, and its status told",
+            "attached: listed as running with a step that was journalled after the server's start",
         ],
     )
     load = os.getloadavg()
@@ -109,8 +109,7 @@ def _restart(server: Server, active: "_Active") -> tuple[float, float]:
     active.remember_steps()
     server.wait_ready()
     answers = time.perf_counter() - begun
-    active.wait_attached(server)
-    return answers, time.perf_counter() - begun
+    return answers, active.wait_attached(server) - begun
 
 
 @dataclass(slots=True)
@@ -146,17 +145,21 @@ class _Active:
             program.offset = part.offset
             program.step = max([program.step, *(record.get("step", 0) for record in part.records)])
 
-    def wait_attached(self, server: Server) -> None:
-        """Wait until the server shows a newer step of every run. Raises `TimeoutError`."""
+    def wait_attached(self, server: Server) -> float:
+        """Wait until the server shows a newer step of every run. Returns when that was (`perf_counter`).
+
+        Then each run's status is looked at too: it must name the program that lives. Raises `TimeoutError`.
+        """
         until = time.monotonic() + WAIT_SECONDS
         while time.monotonic() < until:
             shown = {job.run_id: job.step for job in server.asker.runs.list(status="running")} if self._programs else {}
             if all(shown.get(run_id, 0) > program.step for run_id, program in self._programs.items()):
+                attached = time.perf_counter()
                 for run_id, program in self._programs.items():
                     status = server.asker.runs.status(run_id, max_points=2)
                     assert status.attempt is not None, "a running run has an attempt"
                     assert status.attempt.pid == program.process.pid, "the program that lives is the one shown"
-                return
+                return attached
             time.sleep(0.02)
         raise TimeoutError(f"not every run was attached within {WAIT_SECONDS:.0f} s")
 

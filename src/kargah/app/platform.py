@@ -1,5 +1,6 @@
 """The platform: every room of one installation, built once, in order, from the settings. Nothing is built at import."""
 
+import logging
 from pathlib import Path
 from typing import Any
 
@@ -30,12 +31,15 @@ from kargah.runs.queue import Capacity
 from kargah.runs.service import Runs
 from kargah.runs.supervisor import HungPolicy, Supervisor
 
+log = logging.getLogger(__name__)
+
 
 class Platform:
     """The rooms of one installation. `open` before use, `close` after; both may block."""
 
     def __init__(self, settings: Settings, transfer_settings: TransferSettings | None = None) -> None:
         self.settings = settings
+        self._is_open = False
         self.catalog = load_catalog(settings.catalog)
         self.home = Home(settings.home)
         self.home.prepare()
@@ -72,16 +76,29 @@ class Platform:
         self.downloads.on_upload(self.importer.cancel)
 
     def open(self) -> None:
-        """Bring in what is built in, take up what was under way, begin to supervise."""
+        """Begin to supervise, bring in what is built in, take up what was under way. The second time does nothing."""
+        if self._is_open:
+            return
+        self._is_open = True
         self.registry.records.catch_up(self.database)
-        write_missing_records(self.database, self.home.runs)
+        self._complete_records()
+        self.supervisor.start()
         self.approvals.settle()
         load_builtin(self.registry)
         load_builtin_models(self.registry)
         self.importer.start()
         self.imports.start()
         self.downloads.resume_all()
-        self.supervisor.start()
+
+    def _complete_records(self) -> None:
+        if self.ledger.is_complete:
+            return
+        try:
+            write_missing_records(self.database, self.home.runs, also_changed=True)
+            self.ledger.set_complete()
+        except OSError:
+            # A full disk. The next start asks again.
+            log.exception("records of runs could not be written")
 
     def close(self) -> None:
         """End the threads. Training programs go on; downloads and imports go on with the next server."""

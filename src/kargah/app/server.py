@@ -134,7 +134,10 @@ def serve(settings: Settings, host: str, port: int, *, on_ready: Any = None) -> 
 
 
 def _serve(settings: Settings, host: str, place: socket.socket, on_ready: Any) -> None:
-    application = Application(Platform(settings), host)
+    platform = Platform(settings)
+    # Runs are watched again while the application is still being put together.
+    platform.open()
+    application = Application(platform, host)
     config = uvicorn.Config(
         application.asgi,
         loop="uvloop",

@@ -100,7 +100,10 @@ def _ask_former(file: Path, home: Home, rebuilt: Rebuilt) -> int:
     try:
         with former_copy(file, home.root) as former:
             Records(home.root).catch_up(former)
-            write_missing_records(former, home.runs)
+            try:
+                write_missing_records(former, home.runs)
+            except OSError as error:
+                log.warning("what only the former database knows could not be written: %s", error)
             rebuilt.former_was_read = True
             with former.read() as session:
                 return session.scalar(select(func.max(EventRow.id))) or 0
