@@ -22,8 +22,8 @@ from kargah.spec.layout import RunDir, read_json, write_json
 log = logging.getLogger(__name__)
 
 VERSION = 1
-COMPLETE = ".recorded"
-"""Stands in the folder of runs while every one of them has a record."""
+COMPLETE = ".runs-recorded"
+"""Stands beside the folder of runs while every one of them has a record."""
 
 Record = dict[str, Any]
 
@@ -53,11 +53,11 @@ class Ledger:
     @property
     def is_complete(self) -> bool:
         """Whether every run is known to have its record, so that nobody has to look for those that have none."""
-        return (self._runs / COMPLETE).exists()
+        return (self._runs.parent / COMPLETE).exists()
 
     def set_complete(self) -> None:
         """Every run has its record now. Raises `OSError`."""
-        (self._runs / COMPLETE).touch()
+        (self._runs.parent / COMPLETE).touch()
 
     def _write(self, run_id: str, record: Record) -> None:
         run_dir = self.run_dir(run_id)
@@ -70,7 +70,7 @@ class Ledger:
             log.exception("the record of run %s could not be written", run_id)
             self._late[run_id] = record
             # Should this server die before, the next one has to look.
-            (self._runs / COMPLETE).unlink(missing_ok=True)
+            (self._runs.parent / COMPLETE).unlink(missing_ok=True)
         else:
             self._late.pop(run_id, None)
 
