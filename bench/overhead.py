@@ -43,8 +43,8 @@ _LOST = "throughput lost against the bare one of the round"
 
 
 def measure(*, quick: bool) -> Table:
-    """One table. About 3 minutes when `quick`, else 15."""
-    rounds, last_step = (2, 200) if quick else (9, 800)
+    """One table. About 4 minutes when `quick`, else 15."""
+    rounds, last_step = (4, 300) if quick else (9, 800)
     load = os.getloadavg()
     seconds: dict[str, list[float]] = {BARE: [], ALONE: [], WATCHED: []}
     with tempfile.TemporaryDirectory(prefix="kargah-bench-", ignore_cleanup_errors=True) as name:
