@@ -6,7 +6,6 @@ from kargah.assets.models import AssetRow
 from kargah.assets.registry import Registry
 from kargah.metrics import store
 from kargah.runs.checkpoint_kept import release_run
-from kargah.runs.ingest import mend_checkpoints
 from kargah.runs.ledger import Ledger
 from kargah.runs.models import RunRow
 from kargah.runs.states import ENDED, RunState, transition
@@ -27,7 +26,6 @@ def tries_again(run: RunRow) -> bool:
 
 def settle(session: Session, ledger: Ledger, registry: Registry, run: RunRow, ended: Exit) -> None:
     """Move a run whose last attempt is over to where `ended` leaves it, and let go of what it held."""
-    mend_checkpoints(session, registry, run, ledger.run_dir(run.id).root)
     if ended.outcome is Outcome.PAUSED or ended.error == DISK_FULL:
         _pause(session, ledger, registry, run, ended)
     else:

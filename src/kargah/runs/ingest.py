@@ -53,7 +53,9 @@ class Ingest:
             # Steps come by the hundred: those between two other records are stored with one statement.
             for is_metric, records in groupby(part.records, key=lambda record: record["type"] == "metric"):
                 if is_metric:
-                    self._metrics(session, run, attempt, list(records))
+                    steps = list(records)
+                    record = steps[0]
+                    self._metrics(session, run, attempt, steps)
                     continue
                 for record in records:
                     self._take_one(session, run, attempt, record)

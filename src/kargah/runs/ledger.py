@@ -42,8 +42,12 @@ class Ledger:
 
     def keep(self, session: Session, run: RunRow) -> None:
         """Write the record of `run` once the transaction of `session` is committed."""
-        attempts = attempts_of(session, run.id)
-        after_commit(session, lambda: self._write(run.id, record_of(run, attempts)))
+        # However often a transaction changes a run, its record is written once.
+        pending: dict[str, list[AttemptRow]] = session.info.setdefault("records", {})
+        is_first = run.id not in pending
+        pending[run.id] = attempts_of(session, run.id)
+        if is_first:
+            after_commit(session, lambda: self._write(run.id, record_of(run, pending[run.id])))
 
     def catch_up(self) -> None:
         """Write the records that a full disk refused before."""

@@ -7,6 +7,7 @@ from sqlalchemy import JSON, BigInteger, Boolean, Float, ForeignKey, Index, Inte
 from sqlalchemy.orm import Mapped, mapped_column
 
 from kargah.ground.db import Base, UtcDateTime
+from kargah.spec.run_spec import RunSpec
 
 
 class RunRow(Base):
@@ -83,3 +84,16 @@ class AttemptRow(Base):
     error: Mapped[str | None] = mapped_column(Text)
     started_at: Mapped[datetime] = mapped_column(UtcDateTime)
     ended_at: Mapped[datetime | None] = mapped_column(UtcDateTime)
+
+
+def row_of(spec: RunSpec, **values: Any) -> RunRow:
+    """A new row of the run that `spec` describes; `values` are the columns that the spec says nothing of."""
+    return RunRow(
+        id=spec.run_id,
+        task=spec.task,
+        base_model=spec.base_model.id,
+        teacher_model=spec.teacher_model.id if spec.teacher_model else None,
+        datasets=[dataset.id for dataset in spec.datasets],
+        spec=spec.to_json(),
+        **values,
+    )

@@ -22,7 +22,7 @@ from kargah.runs.checkpoint_kept import PINNED, read_kept
 from kargah.runs.ingest import Ingest, RecordDamaged, mend_checkpoints
 from kargah.runs.known import Known, ending_of, is_over, uses_of
 from kargah.runs.ledger import Ledger, attempts_of, read_record, record_of
-from kargah.runs.models import AttemptRow, RunRow
+from kargah.runs.models import AttemptRow, RunRow, row_of
 from kargah.runs.server_lines import server_lines
 from kargah.runs.states import ENDED, AttemptState, RunState
 from kargah.spec.control import Exit, Outcome
@@ -194,17 +194,12 @@ class SilentEvents(EventLog):
 
 
 def _row(spec: RunSpec, known: Known) -> RunRow:
-    return RunRow(
-        id=spec.run_id,
+    return row_of(
+        spec,
         job_id=known.job_id,
         name=known.name,
         # Its journals are those of a run under way; what became of it is said at the end.
         status=RunState.RUNNING,
-        task=spec.task,
-        base_model=spec.base_model.id,
-        teacher_model=spec.teacher_model.id if spec.teacher_model else None,
-        datasets=[dataset.id for dataset in spec.datasets],
-        spec=spec.to_json(),
         wish=known.wish.value,
         wish_seq=known.wish_seq,
         attempt=known.attempt,

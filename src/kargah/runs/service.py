@@ -17,7 +17,7 @@ from kargah.runs.errors import ComputeMissing, RunNotFound
 from kargah.runs.executor import compute_installed
 from kargah.runs.ledger import Ledger
 from kargah.runs.memory import reservation
-from kargah.runs.models import RunRow
+from kargah.runs.models import RunRow, row_of
 from kargah.runs.planning import plan_run
 from kargah.runs.schemas import StartBody
 from kargah.runs.states import ENDED, RunState, transition
@@ -137,16 +137,11 @@ class Runs:
     def _insert(
         self, session: Session, spec: RunSpec, uses: list[tuple[str, str]], origin: dict[str, Any] | None
     ) -> RunRow:
-        row = RunRow(
-            id=spec.run_id,
+        row = row_of(
+            spec,
             job_id=new_id(),
             name=spec.name,
             status=RunState.QUEUED,
-            task=spec.task,
-            base_model=spec.base_model.id,
-            teacher_model=spec.teacher_model.id if spec.teacher_model else None,
-            datasets=[dataset.id for dataset in spec.datasets],
-            spec=spec.to_json(),
             wish=Wish.RUN.value,
             wish_seq=0,
             attempt=0,
